@@ -1,0 +1,67 @@
+# Everything a person does with this project, one line each. A fresh machine needs Python 3.11+ and make;
+# `make e2e` installs what else it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install run test check lint types imports coverage e2e e2e-full lock schema image clean
+
+help: ## show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## virtual environment with the locked dependencies and the command
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: name a newer one, as in 'make install PYTHON=python3.12'"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot make virtual environments: on Debian and Ubuntu, install python3-venv"; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python requirements/build.txt requirements/run.txt pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt -r requirements/run.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.installed requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+run: $(VENV)/.installed ## the demo; with C8Y_BASEURL set, the proxy in front of that tenant
+	@if [ -n "$$C8Y_BASEURL" ]; then exec $(BIN)/c8y-realtime-proxy run; else exec $(BIN)/c8y-realtime-proxy demo; fi
+
+test: $(VENV)/.tools ## unit and loopback tests, Python only
+	$(BIN)/python -m pytest
+
+check: lint types imports ## everything that reads the code without running it
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.tools
+	$(BIN)/mypy
+
+imports: $(VENV)/.tools
+	$(BIN)/lint-imports
+
+coverage: $(VENV)/.tools ## tests with branch coverage
+	$(BIN)/coverage run -m pytest && $(BIN)/coverage report
+
+e2e: $(VENV)/.tools ## real CometD and Faye servers, official clients, Chromium
+	tests/e2e/setup
+	$(BIN)/python -m pytest tests/e2e -p no:randomly
+
+e2e-full: e2e ## e2e and the heavier suites
+
+lock: $(VENV)/.python ## resolve the dependencies anew and pin them by hash
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group build -o requirements/build.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group dev -c requirements/run.txt -o requirements/dev.txt
+
+schema: $(VENV)/.installed ## write config/schema.json anew
+	$(BIN)/python -m proxy.config > config/schema.json
+
+clean: ## remove what was built and installed
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

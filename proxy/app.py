@@ -1,0 +1,221 @@
+"""The only place that wires: collaborators, listeners, start and drain, in reading order."""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from ipaddress import ip_network
+from typing import Final, Self
+
+from aiohttp import web
+
+from proxy.config import Config, source_of
+from proxy.credentials.cookie import CookieSource
+from proxy.credentials.sources import CredentialSource
+from proxy.credentials.stored import SecretDirectory, StoredSource
+from proxy.gate.admission import Gate
+from proxy.gate.crossing import Crossing
+from proxy.gate.limits import Limits
+from proxy.gate.peers import TrustedProxies
+from proxy.operations.admin import admin_application
+from proxy.operations.live import Live
+from proxy.operations.metrics import Metrics
+from proxy.relay.front import Front, Listener, Page
+from proxy.relay.handshakes import Handshakes
+from proxy.relay.polling import PollingRelay
+from proxy.relay.websocket import WebSocketRelay
+from proxy.upstream.client import Upstream
+
+
+log = logging.getLogger(__name__)
+
+_CUT_OFF_SECONDS: Final = 2.0
+"""How long connections that outlived the drain get to end once they are cancelled."""
+
+
+class CannotListen(Exception):
+    """A listener could not be opened; the text names its key and the remedy."""
+
+
+class Proxy:
+    """One proxy: a public listener, an admin listener and what stands between, as an asynchronous context manager.
+
+    Entering opens both listeners; leaving cuts off whatever is left. `drain` comes in between for a polite end.
+    `pages` are for the demo. Raises CannotListen on entering.
+    """
+
+    def __init__(
+        self, config: Config, *, pages: Mapping[str, Page] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._config = config
+        # The kind of source is known before anything else, since it labels every metric.
+        self.metrics = Metrics(source_of(config.credentials.default) or "stored")
+        self._source = _source(config, self.metrics, clock)
+        self._live = Live(self.metrics)
+        # One way up, without jar, redirects or limits of its own.
+        self._upstream = Upstream(
+            config.upstream.url,
+            tls=ssl.create_default_context(cafile=config.upstream.ca_file) if config.upstream.ca_file else None,
+            proxy_url=config.upstream.proxy_url,
+            open_seconds=config.upstream.open_timeout_seconds,
+            idle_seconds=config.upstream.poll_idle_timeout_seconds,
+            max_payload_bytes=config.limits.upstream_payload_bytes,
+            heartbeat_seconds=config.limits.heartbeat_seconds,
+            max_head_bytes=config.limits.head_bytes,
+        )
+        self._limits = _limits(config)
+        self._front = self._wire({} if pages is None else pages)
+        self._started = False
+        self._closing = AsyncExitStack()
+        self.public_port = config.listen.port
+        self.admin_port = config.admin.port
+
+    def _wire(self, pages: Mapping[str, Page]) -> Front:
+        config = self._config
+        # Both transports share what decides about handshakes and about what crosses.
+        handshakes = Handshakes(
+            self._source,
+            self.metrics,
+            client_authn=config.handshake.client_authn,
+            system_of_units=config.handshake.system_of_units,
+        )
+        crossing = Crossing(
+            relayed_cookies=config.upstream.relayed_cookies,
+            is_clients_own=self._source.is_clients_own,
+            application_key=config.upstream.application_key,
+        )
+        return Front(
+            gate=Gate(
+                listening_on=config.listen.host,
+                hosts=config.gate.hosts,
+                origins=config.gate.origins,
+                relayed_cookies=config.upstream.relayed_cookies,
+            ),
+            websocket=WebSocketRelay(
+                handshakes,
+                upstream=self._upstream,
+                crossing=crossing,
+                limits=self._limits,
+                metrics=self.metrics,
+                live=self._live,
+            ),
+            polling=PollingRelay(
+                handshakes,
+                upstream=self._upstream,
+                crossing=crossing,
+                limits=self._limits,
+                metrics=self.metrics,
+                live=self._live,
+                smartrest=config.handshake.smartrest,
+            ),
+            trusted_proxies=TrustedProxies(map(ip_network, config.gate.trusted_proxies)),
+            pages=pages,
+        )
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opened:
+            await opened.enter_async_context(self._upstream)
+            # Admin first: probes can be answered while the rest is not there yet.
+            self.admin_port = await self._listen(opened, self._admin_runner(), "admin", None)
+            listener = web.ServerRunner(Listener(self._front.handle, self._limits), shutdown_timeout=_CUT_OFF_SECONDS)
+            self.public_port = await self._listen(opened, listener, "listen", _listener_tls(self._config))
+            self._closing = opened.pop_all()
+        self._started = True
+        self._source.is_usable()  # says in the log what is wrong with stored values, before the first client does
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._closing.aclose()
+
+    async def drain(self) -> None:
+        """Turn unready, ask every connection to leave, and wait for them as long as drain.timeout_seconds says."""
+        left = await self._live.drain(
+            spread_seconds=self._config.drain.spread_seconds, timeout_seconds=self._config.drain.timeout_seconds
+        )
+        if left:
+            log.warning("%d connections did not leave in time and are cut off", left)
+
+    def _admin_runner(self) -> web.AppRunner:
+        application = admin_application(self.metrics.registry, is_started=lambda: self._started, unready=self._unready)
+        return web.AppRunner(application, access_log=None, shutdown_timeout=_CUT_OFF_SECONDS)
+
+    def _unready(self) -> str | None:
+        """Why we cannot serve, or None."""
+        if self._live.draining:
+            return "draining"
+        if not self._started:
+            return "starting"
+        return None if self._source.is_usable() else "no usable credential: see the log"
+
+    async def _listen(
+        self,
+        opened: AsyncExitStack,
+        runner: web.AppRunner | web.ServerRunner,
+        section: str,
+        tls: ssl.SSLContext | None,
+    ) -> int:
+        """Open a listener; returns its port. Raises CannotListen."""
+        settings = getattr(self._config, section)
+        await runner.setup()
+        opened.push_async_callback(runner.cleanup)
+        try:
+            await web.TCPSite(runner, settings.host, settings.port, ssl_context=tls).start()
+        except OSError as error:
+            raise CannotListen(
+                f"{section}.port: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
+                "end what is there, or choose another"
+            ) from None
+        port: int = runner.addresses[0][1]
+        log.info(
+            "%s listener on %s://%s:%d",
+            "public" if section == "listen" else section,
+            "https" if tls else "http",
+            settings.host,
+            port,
+        )
+        return port
+
+
+async def run(proxy: Proxy, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then drain. Raises CannotListen."""
+    async with proxy:
+        await stop.wait()
+        log.info("Draining")
+        await proxy.drain()
+
+
+def _source(config: Config, metrics: Metrics, clock: Callable[[], float]) -> CredentialSource:
+    settings = config.credentials.default
+    if source_of(settings) == "cookie":
+        return CookieSource()
+    return StoredSource(
+        SecretDirectory(settings.directory) if settings.directory else settings.platform_values,
+        cooldown_seconds=settings.cooldown_seconds,
+        clock=clock,
+        on_load=metrics.credential_loaded,
+    )
+
+
+def _limits(config: Config) -> Limits:
+    limits = config.limits
+    return Limits(
+        connections=limits.connections,
+        head_bytes=limits.head_bytes,
+        idle_seconds=limits.idle_seconds,
+        client_payload_bytes=limits.client_payload_bytes,
+        body_seconds=limits.body_seconds,
+        upstream_payload_bytes=limits.upstream_payload_bytes,
+        handshake_seconds=config.handshake.timeout_seconds,
+        heartbeat_seconds=limits.heartbeat_seconds,
+    )
+
+
+def _listener_tls(config: Config) -> ssl.SSLContext | None:
+    tls = config.listen.tls
+    if tls.certificate_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls.certificate_file, tls.key_file)
+    return context

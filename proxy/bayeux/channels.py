@@ -1,0 +1,24 @@
+"""Channel names, compared by the protocol's own rules, in one place.
+
+Faye's server and its extensions once compared channels by different rules, which let a subscription pass
+unseen (GHSA-qpg4-4w7w-2mq5). Here a channel of the `/meta` family is either spelled exactly or not a channel.
+"""
+
+from typing import Final
+
+
+HANDSHAKE: Final = "/meta/handshake"
+CONNECT: Final = "/meta/connect"
+
+_META: Final = frozenset({HANDSHAKE, CONNECT, "/meta/disconnect", "/meta/subscribe", "/meta/unsubscribe"})
+
+
+def is_lookalike(channel: str) -> bool:
+    """Whether a channel resembles a meta channel without being one: `/meta//handshake`, `/META/handshake`.
+
+    A lenient upstream could take it for the real one, so it must not pass as "not a handshake".
+    """
+    if channel in _META:
+        return False
+    segments = [segment for part in channel.split("/") if (segment := part.strip())]
+    return bool(segments) and segments[0].casefold() == "meta"

@@ -1,0 +1,38 @@
+"""The client's own platform session: its `authorization` cookie with the XSRF token that belongs to it."""
+
+from typing import Final
+
+from proxy.credentials.kinds import AUTHORIZATION_COOKIE, XSRF_COOKIE, Credential, OAuthCookie, is_token
+from proxy.credentials.sources import NoCredential
+from proxy.head import Head
+
+
+class CookieSource:
+    """Takes the pair from the request: the XSRF token from the `X-XSRF-TOKEN` header, else from the handshake,
+    else from the `XSRF-TOKEN` cookie.
+
+    The cookie counts only when an Origin was sent (which the gate then admitted): a browser attaches it to any
+    page's request, so by itself it proves nothing.
+    """
+
+    name: Final = "cookie"
+    is_clients_own: Final = True
+
+    def is_usable(self) -> bool:
+        return True
+
+    async def obtain(self, head: Head, endpoint: str) -> Credential:  # noqa: ARG002 - a cookie is good for all
+        """Raises NoCredential, and AmbiguousHeader when there are two of what must be one."""
+        token = head.cookie(AUTHORIZATION_COOKIE)
+        if not token or not is_token(token):
+            raise NoCredential("No authorization cookie: sign in to Cumulocity first")
+        header = head.value("x-xsrf-token")
+        cookie = head.cookie(XSRF_COOKIE) if head.value("origin") is not None else None
+        return OAuthCookie(
+            token,
+            xsrf_token=header if header and is_token(header) else None,
+            spare_xsrf_token=cookie if cookie and is_token(cookie) else None,
+        )
+
+    def reject(self, credential: Credential, endpoint: str) -> None:
+        """A client's own credential is nobody else's: nothing is held against it."""

@@ -1,0 +1,104 @@
+"""The kinds of credential, and how each appears in `ext`, in headers and in cookies. PURE."""
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Final, Self
+
+
+AUTHORIZATION_COOKIE: Final = "authorization"
+XSRF_COOKIE: Final = "XSRF-TOKEN"
+
+_token: Final = re.compile(r"[!-~]+")
+
+
+def is_token(text: str) -> bool:
+    """Whether a text can stand in a header and a cookie: visible ASCII, and neither `;` nor `,` nor `"`."""
+    return _token.fullmatch(text) is not None and not any(mark in text for mark in ';,"')
+
+
+class _Complete:
+    """A credential that needs nothing from the client."""
+
+    __slots__ = ()
+    completed_by: ClassVar[frozenset[str]] = frozenset()
+
+    def completed(self, offered: Mapping[str, str]) -> Self:  # noqa: ARG002 - nothing is missing
+        return self
+
+    def cookies(self) -> dict[str, str]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Basic(_Complete):
+    """User and password, with the token of SMS two-factor authentication where the tenant asks for it.
+
+    The tenant prefixes the user because behind a proxy the host name no longer identifies it.
+    """
+
+    user: str
+    password: str = field(repr=False)
+    tenant: str | None = None
+    tfa: str | None = field(default=None, repr=False)
+
+    def authn(self) -> dict[str, str]:
+        token = {"token": self._encoded()}
+        return token | {"tfa": self.tfa} if self.tfa else token
+
+    def headers(self) -> dict[str, str]:
+        authorization = {"Authorization": f"Basic {self._encoded()}"}
+        return authorization | {"tfatoken": self.tfa} if self.tfa else authorization
+
+    def _encoded(self) -> str:
+        user = f"{self.tenant}/{self.user}" if self.tenant else self.user
+        return base64.b64encode(f"{user}:{self.password}".encode()).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Jwt(_Complete):
+    """A JSON Web Token. In `ext` it stands in the same field as Basic, raw, without the word Bearer."""
+
+    token: str = field(repr=False)
+
+    def authn(self) -> dict[str, str]:
+        return {"token": self.token}
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthCookie:
+    """The client's own `authorization` cookie and the XSRF token of the same platform session.
+
+    It is *open* while `xsrf_token` is missing: browsers send that only inside the handshake, after we have dialled.
+    `spare_xsrf_token` is what the client's `XSRF-TOKEN` cookie says, used when nothing better comes.
+    """
+
+    completed_by: ClassVar[frozenset[str]] = frozenset({"xsrfToken"})
+
+    token: str = field(repr=False)
+    xsrf_token: str | None = field(default=None, repr=False)
+    spare_xsrf_token: str | None = field(default=None, repr=False)
+
+    def completed(self, offered: Mapping[str, str]) -> Self:
+        xsrf_token = offered.get("xsrfToken", "")
+        if self.xsrf_token or not is_token(xsrf_token):
+            return self
+        return replace(self, xsrf_token=xsrf_token)
+
+    def authn(self) -> dict[str, str] | None:
+        xsrf_token = self.xsrf_token or self.spare_xsrf_token
+        return {"xsrfToken": xsrf_token} if xsrf_token else None
+
+    def headers(self) -> dict[str, str]:
+        xsrf_token = self.xsrf_token or self.spare_xsrf_token
+        return {"X-XSRF-TOKEN": xsrf_token} if xsrf_token else {}
+
+    def cookies(self) -> dict[str, str]:
+        return {AUTHORIZATION_COOKIE: self.token}
+
+
+Credential = Basic | Jwt | OAuthCookie

@@ -1,0 +1,44 @@
+"""What a credential source is, whichever it is."""
+
+from typing import Protocol
+
+from proxy.credentials.kinds import Credential
+from proxy.head import Head
+
+
+class NoCredential(Exception):
+    """There is no usable credential for this client now. The text tells the client what is missing."""
+
+
+class CoolingDown(NoCredential):
+    """Upstream refused the stored value; it is not offered again for `seconds`, or until it changes."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("Upstream rejected the stored credential; it is not offered again for a while")
+        self.seconds = seconds
+
+
+class CredentialSource(Protocol):
+    """Where the credential of an upstream connection comes from."""
+
+    @property
+    def name(self) -> str:
+        """The kind of source, as metrics call it."""
+        ...
+
+    @property
+    def is_clients_own(self) -> bool:
+        """Whether the credential is the client's: its User-Agent and renewed cookies then pass through."""
+        ...
+
+    def is_usable(self) -> bool:
+        """Whether this source could serve a client that brings what it must."""
+        ...
+
+    async def obtain(self, head: Head, endpoint: str) -> Credential:
+        """The credential for one upstream connection, chosen before it is dialled. Raises NoCredential."""
+        ...
+
+    def reject(self, credential: Credential, endpoint: str) -> None:
+        """Take note that upstream refused this credential at this endpoint."""
+        ...

@@ -1,0 +1,154 @@
+"""Cumulocity's real-time endpoint in miniature: the demo's upstream, and the honest one of the tests.
+
+It speaks Bayeux over WebSocket and long polling as the platform is documented to: which credential it wants on
+which transport, how it denies a handshake, how it holds a connect. Nothing here knows of the proxy.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Collection, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from aiohttp import WSCloseCode, web
+
+from proxy.demo.accounts import Accounts
+from proxy.demo.polling import poll
+from proxy.demo.sessions import Sessions
+from proxy.demo.sockets import CLOSE_SECONDS, converse
+from proxy.demo.tenant import Request, Tenant
+
+
+__all__ = ["ENDINGS", "PATHS", "Accounts", "Request", "Simulator"]
+
+PATHS = (
+    "/notification/realtime",
+    "/cep/realtime",
+    "/notification/operations",
+    "/devicecontrol/notifications",
+    "/cep/notifications",
+)
+ENDINGS = ("", "/", "/handshake", "/connect", "/disconnect")
+
+_BODY_LIMIT = 32 * 2**20  # above the 16 MB that the platform documents as its limit of a document
+_HEADER_LIMIT = 64 * 2**10  # cookies of a single sign-on outgrow aiohttp's default of 8190 bytes
+
+
+class Simulator(Tenant):
+    """One tenant with one user, listening. Start and stop it, publish into it, look at what reached it.
+
+    `hold_seconds` is how long a connect waits, `keepalive_seconds` how often a space is sent meanwhile, and
+    `max_interval_seconds` how long a client may stay away between two connects.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenant: str = "t0815",
+        user: str = "service",
+        password: str = "correct-horse",  # noqa: S107 - the key of an invented house
+        tfa: str | None = None,
+        tokens: Collection[str] = (),
+        sessions: Mapping[str, str] | None = None,
+        hold_seconds: float = 5400.0,
+        keepalive_seconds: float = 600.0,
+        max_interval_seconds: float = 10.0,
+        session_cookie: bool = True,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(
+            accounts=Accounts(
+                tenant=tenant, user=user, password=password, tfa=tfa, tokens=tokens, sessions=sessions or {}
+            ),
+            sessions=Sessions(hold_seconds=hold_seconds, max_interval_seconds=max_interval_seconds),
+            keepalive_seconds=keepalive_seconds,
+            session_cookie=session_cookie,
+        )
+        self._ssl_context = ssl_context
+        self._runner: web.AppRunner | None = None
+        self._address: tuple[str, int] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self, host: str = "localhost", port: int = 0) -> None:
+        """Listen on one address of `host`; port 0 takes a free one. A stopped simulator may start again."""
+        listening = await _listen(host, port)
+        app = web.Application(client_max_size=_BODY_LIMIT)
+        for path in (path + ending for path in PATHS for ending in ENDINGS):
+            app.router.add_route("GET", path, partial(converse, self))
+            app.router.add_route("POST", path, partial(poll, self))
+        # Without handler_cancellation a held connect would outlive its client.
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=CLOSE_SECONDS,
+            max_line_size=_HEADER_LIMIT,
+            max_field_size=_HEADER_LIMIT,
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, listening, ssl_context=self._ssl_context).start()
+        self._address = (host, listening.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Say goodbye on open WebSockets, abort every other connection, and forget all sessions."""
+        if self._runner is None:
+            return
+        for site in tuple(self._runner.sites):
+            await site.stop()
+        async with asyncio.TaskGroup() as group:
+            for opened in tuple(self.sockets):
+                group.create_task(opened.close(code=WSCloseCode.GOING_AWAY))
+        self.drop_all()
+        self.forget_sessions()
+        await self._runner.cleanup()
+        self._runner = None
+
+    @property
+    def port(self) -> int:
+        """The port listened on; after a stop, the one listened on last."""
+        return self._listened_on()[1]
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port, as a client would configure its tenant."""
+        host, port = self._listened_on()
+        return f"{'https' if self._ssl_context else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def drop_all(self) -> None:
+        """Abort every connection, as a pulled cable does. Sessions live on for their clients to come back to."""
+        if self._runner is None or self._runner.server is None:
+            return
+        for connection in self._runner.server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    def _listened_on(self) -> tuple[str, int]:
+        if self._address is None:
+            raise RuntimeError("the simulator has not been started")
+        return self._address
+
+
+async def _listen(host: str, port: int) -> socket.socket:
+    """One listening socket: with port 0, asyncio would take another port for each address of `localhost`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    family, kind, protocol, _, address = min(found, key=lambda each: each[0] is not socket.AF_INET)
+    # asyncio sets TCP_NODELAY only on sockets that say that they are TCP.
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.setblocking(False)  # noqa: FBT003 - that is how it is called
+    except OSError:
+        listening.close()
+        raise
+    return listening

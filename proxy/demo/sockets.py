@@ -1,0 +1,101 @@
+"""The simulator's WebSocket transport: text frames, replies in order, notifications as they are published."""
+
+import asyncio
+from contextlib import suppress
+
+import msgspec
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from proxy.demo.sessions import Carrier, HeldConnect, MalformedPayload, Message, Outgoing
+from proxy.demo.tenant import Tenant
+
+
+CLOSE_SECONDS = 0.5
+_MESSAGE_LIMIT = 32 * 2**20  # above the 16 MB that the platform documents as its limit of a document
+
+Outbox = asyncio.Queue[list[Outgoing]]
+
+
+async def converse(tenant: Tenant, request: web.Request) -> web.StreamResponse:
+    """Serve one upgrade until its socket closes."""
+    tenant.record(request, "upgrade")
+    if tenant.answers_with_status is not None:
+        return web.Response(status=tenant.answers_with_status)
+    opened = web.WebSocketResponse(
+        compress=False, max_msg_size=_MESSAGE_LIMIT, timeout=CLOSE_SECONDS, decode_text=False
+    )
+    if not opened.can_prepare(request):
+        return web.Response(status=405, headers={"Allow": "POST"})
+    await opened.prepare(request)
+    outbox = Outbox()
+    deliver = outbox.put_nowait
+    carrier = Carrier(
+        admits=lambda message: tenant.accounts.admit_authn(_authn_of(message), cookies=request.cookies),
+        may_continue=lambda _: True,  # on a WebSocket the clientId alone is believed
+        deliver=deliver,
+    )
+    tenant.sockets.add(opened)
+    tenant.note_change()
+    try:
+        async with asyncio.TaskGroup() as group:
+            # Everything that goes out goes through the outbox: one writer keeps it in order.
+            writing = group.create_task(_write(opened, outbox))
+            holding: set[asyncio.Task[None]] = set()
+            async for frame in opened:
+                if frame.type is not WSMsgType.TEXT:
+                    await opened.close(code=WSCloseCode.UNSUPPORTED_DATA)
+                    break
+                try:
+                    held = _reply(tenant, frame.data, carrier=carrier, outbox=outbox)
+                except MalformedPayload:
+                    await opened.close(code=WSCloseCode.INVALID_TEXT)
+                    break
+                for each in held:
+                    task = group.create_task(_hold(tenant, each, outbox))
+                    holding.add(task)
+                    task.add_done_callback(holding.discard)
+            for task in (writing, *holding):
+                task.cancel()
+    finally:
+        tenant.sockets.discard(opened)
+        tenant.sessions.detach(deliver)
+        tenant.note_change()
+    return opened
+
+
+def _reply(tenant: Tenant, payload: bytes, *, carrier: Carrier, outbox: Outbox) -> list[HeldConnect]:
+    """Answer what can be answered at once, in one frame; return the connects that wait."""
+    replies: list[Outgoing] = []
+    held: list[HeldConnect] = []
+    for answer in tenant.answer(tenant.read(payload), carrier):
+        if not isinstance(answer, HeldConnect):
+            replies.append(answer)
+        elif answer.seconds == 0:
+            replies.append(tenant.sessions.settle(answer))
+        else:
+            held.append(answer)
+    if replies:
+        outbox.put_nowait(replies)
+    return held
+
+
+async def _hold(tenant: Tenant, held: HeldConnect, outbox: Outbox) -> None:
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(held.seconds):
+                await held.woken.wait()
+        outbox.put_nowait([tenant.sessions.settle(held)])
+    finally:
+        tenant.sessions.release(held)
+        tenant.note_change()
+
+
+async def _write(opened: web.WebSocketResponse, outbox: Outbox) -> None:
+    with suppress(ConnectionError):  # the reader notices the same loss, and ends the conversation
+        while True:
+            await opened.send_frame(msgspec.json.encode(await outbox.get()), WSMsgType.TEXT)
+
+
+def _authn_of(message: Message) -> object:
+    ext = message.get("ext")
+    return ext.get("com.cumulocity.authn") if isinstance(ext, dict) else None

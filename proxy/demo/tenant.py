@@ -1,0 +1,122 @@
+"""The state behind the simulated endpoint, whatever the transport: who is admitted, which sessions there are,
+what has arrived, and how it fails on purpose.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from proxy.demo.accounts import Accounts
+from proxy.demo.sessions import Carrier, HeldConnect, Incoming, Message, Outgoing, Sessions, read_batch
+
+
+_REMEMBERED = 10_000  # a demo runs for weeks
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One upgrade or POST as it arrived."""
+
+    kind: Literal["upgrade", "post"]
+    method: str
+    path: str
+    query: str
+    headers: CIMultiDictProxy[str]
+
+
+class Tenant:
+    """What both transports ask and tell. Each record is in order of arrival; `payloads` are bodies and frames,
+    byte for byte.
+
+    Fault switches, for tests:
+
+    - `accounts` may be replaced at any time, as when a password is changed;
+    - `answers_handshakes = False`: handshakes are read and never answered;
+    - `answers_with_status = 503`: every upgrade and POST gets this status and nothing else;
+    - `forget_sessions()`: every clientId becomes unknown.
+    """
+
+    def __init__(
+        self, *, accounts: Accounts, sessions: Sessions, keepalive_seconds: float, session_cookie: bool
+    ) -> None:
+        self.accounts = accounts
+        self.answers_handshakes = True
+        self.answers_with_status: int | None = None
+        self.requests: list[Request] = []
+        self.messages: list[Message] = []
+        self.payloads: list[bytes] = []
+        self.sessions = sessions
+        self.sockets: set[web.WebSocketResponse] = set()
+        self.keepalive_seconds = keepalive_seconds
+        self.session_cookie = session_cookie
+        self._changed = asyncio.Event()
+
+    @property
+    def client_ids(self) -> frozenset[str]:
+        """The clientIds that are known now."""
+        return frozenset(session.client_id for session in self.sessions)
+
+    @property
+    def open_sockets(self) -> int:
+        """How many WebSockets are open now."""
+        return len(self.sockets)
+
+    @property
+    def held_connects(self) -> int:
+        """How many connects wait now, on either transport."""
+        return sum(session.held is not None for session in self.sessions)
+
+    def publish(self, channel: str, data: object) -> int:
+        """Send one notification to every session subscribed to its channel; returns how many those are."""
+        return self.sessions.publish(channel, data)
+
+    def forget_sessions(self) -> None:
+        """Make every clientId unknown, as a restart does; connections stay open."""
+        self.sessions.forget()
+        self.note_change()
+
+    async def until(self, condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
+        """Wait until something that happened here makes the condition true; TimeoutError if nothing does."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await self._changed.wait()
+
+    def note_change(self) -> None:
+        """Let those who wait in `until` look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def record(self, request: web.Request, kind: Literal["upgrade", "post"]) -> None:
+        """Remember a request before anything is decided about it."""
+        headers = CIMultiDictProxy(CIMultiDict(request.headers))
+        _remember(self.requests, Request(kind, request.method, request.path, request.query_string, headers))
+        self.note_change()
+
+    def read(self, payload: bytes) -> list[Incoming]:
+        """Decode and remember a payload; MalformedPayload if it is no batch."""
+        _remember(self.payloads, payload)
+        batch = read_batch(payload)
+        for incoming in batch:
+            _remember(self.messages, incoming.message)
+        self.note_change()
+        return batch
+
+    def answer(self, batch: Iterable[Incoming], carrier: Carrier) -> list[Outgoing | HeldConnect]:
+        """Answer message by message, wherever in the batch a handshake stands."""
+        answers = [
+            self.sessions.answer(incoming, carrier)
+            for incoming in batch
+            if self.answers_handshakes or incoming.channel != "/meta/handshake"
+        ]
+        self.note_change()
+        return answers
+
+
+def _remember(remembered: list[_T], value: _T) -> None:
+    remembered.append(value)
+    del remembered[:-_REMEMBERED]

@@ -1,0 +1,110 @@
+"""Origin and Host: may this request come in at all?
+
+Filling in a credential does an attacker's missing step: any web page can make a browser open a socket to a port on
+loopback, with cookies (cross-site WebSocket hijacking) or by a name rebound to it (DNS rebinding). So both are judged
+on every request, on loopback too.
+"""
+
+from collections.abc import Collection
+from ipaddress import ip_address
+
+from proxy.head import Head
+
+
+class NotAdmitted(Exception):
+    """The request may not come in. `reason` is `origin` or `host`; the text tells the client what to change."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Gate:
+    """Admits requests by Host and Origin.
+
+    `hosts` are names or addresses, each with or without a port: `proxy.example.com` admits every port of it,
+    `proxy.example.com:8443` only that. `listening_on` is the address of our listener; `localhost` and, on a loopback
+    listener, every loopback address is admitted beside it. `origins` compare exactly (scheme, host and port).
+    `relayed_cookies` prove no identity, so they may come without an Origin: clients outside a browser keep them too.
+    """
+
+    def __init__(
+        self,
+        *,
+        listening_on: str,
+        hosts: Collection[str],
+        origins: Collection[str],
+        relayed_cookies: Collection[str],
+    ) -> None:
+        self._hosts = {host.lower() for host in hosts} | {"localhost", _unbracketed(listening_on).lower()}
+        self._loopback = is_loopback(listening_on)
+        self._origins = frozenset(origins)
+        self._harmless = frozenset(relayed_cookies)
+
+    def admit(self, head: Head) -> None:
+        """Raises NotAdmitted, and AmbiguousHeader when Host or Origin came twice."""
+        self.admit_host(head)
+        self._admit_origin(head)
+
+    def admit_host(self, head: Head) -> None:
+        """Judge the Host alone, as is enough for a page that anybody may read. Raises as `admit` does."""
+        host = head.value("host")
+        if host is None:
+            raise NotAdmitted("host", "No Host header: send the name that this proxy is reached by")
+        name, _, port = host.lower().rpartition(":") if _has_port(host) else (host.lower(), "", "")
+        bare = _unbracketed(name)
+        if bare in self._hosts or (port and f"{name}:{port}" in self._hosts):
+            return
+        if self._loopback and is_loopback(bare):
+            return
+        raise NotAdmitted("host", "This proxy does not answer to that Host: add the name to gate.hosts")
+
+    def cross_origin_headers(self, head: Head) -> dict[str, str]:
+        """The CORS answer for a request: only for listed origins, empty for all others."""
+        origin = head.value("origin")
+        if origin not in self._origins:
+            return {}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Vary": "Origin",
+        }
+
+    def preflight_headers(self, head: Head) -> dict[str, str]:
+        """The answer to a preflight: what a Cumulocity client sends with its POST. Raises NotAdmitted."""
+        self.admit(head)
+        return self.cross_origin_headers(head) | {
+            "Access-Control-Allow-Methods": "POST",
+            "Access-Control-Allow-Headers": "accept, authorization, content-type, tfatoken, usexbasic, "
+            "x-cumulocity-application-key, x-xsrf-token",
+            "Access-Control-Max-Age": "600",
+        }
+
+    def _admit_origin(self, head: Head) -> None:
+        origin = head.value("origin")
+        if origin is not None:
+            if origin not in self._origins:
+                raise NotAdmitted("origin", "Pages of that Origin may not come in: add it to gate.origins")
+            return
+        if any(name.startswith("sec-fetch-") for name, _ in head.headers):
+            raise NotAdmitted("origin", "A browser sent no Origin: only pages of gate.origins may come in")
+        if any(name not in self._harmless for name, _ in head.cookies()):
+            raise NotAdmitted("origin", "Cookies came without an Origin: send an Origin that is in gate.origins")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(_unbracketed(host)).is_loopback
+    except ValueError:
+        return False
+
+
+def _has_port(host: str) -> bool:
+    return host.rpartition(":")[2].isdigit() and (host.count(":") == 1 or "]:" in host)
+
+
+def _unbracketed(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host

@@ -1,0 +1,101 @@
+"""Which headers and cookies cross, both ways. Everything else stays where it came from.
+
+Header names are matched whole and in lower case, so no spelling with an underscore, a dot or other case can pass for
+one of ours, and a `Connection` header cannot name one away: the upstream request is built, not edited.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from proxy import __version__
+from proxy.head import Head
+
+
+USER_AGENT: Final = f"c8y-realtime-proxy/{__version__}"
+"""What stored credentials are sent with: a tenant may forbid Basic to browsers, judged by User-Agent."""
+
+APPLICATION_KEY: Final = "X-Cumulocity-Application-Key"
+
+UP_ON_POST: Final = ("accept", "accept-language", "usexbasic")
+DOWN_ON_POST: Final = ("cache-control", "content-language", "content-type", "expires", "pragma", "retry-after")
+
+ALWAYS_DOWN: Final = (("Server", "c8y-realtime-proxy"), ("X-Content-Type-Options", "nosniff"))
+"""What every answer of ours carries."""
+
+_SESSION_COOKIES: Final = ("authorization", "XSRF-TOKEN")
+
+
+class Crossing:
+    """The allow-lists of one proxy.
+
+    `relayed_cookies` cross both ways (the browser session of CometD, a load balancer's mark). `is_clients_own` tells
+    whether the credential source is the client's own: only then does its User-Agent go up, for a platform session may
+    be bound to it, and only then do renewed session cookies come down. `application_key` fills the gap of clients that
+    send none; without one the platform takes them for devices.
+    """
+
+    def __init__(
+        self, *, relayed_cookies: Collection[str], is_clients_own: bool, application_key: str | None = None
+    ) -> None:
+        self._relayed = frozenset(relayed_cookies)
+        self._down = self._relayed | (frozenset(_SESSION_COOKIES) if is_clients_own else frozenset())
+        self._is_clients_own = is_clients_own
+        self._application_key = application_key
+
+    def upgrade_headers(self, head: Head, cookies: Mapping[str, str]) -> dict[str, str]:
+        """The headers of an upgrade going up, with the credential's cookies."""
+        headers = {"User-Agent": self._user_agent(head)}
+        theirs = head.value(APPLICATION_KEY.lower())
+        if application_key := theirs if theirs and _is_plain(theirs) else self._application_key:
+            headers[APPLICATION_KEY] = application_key
+        pairs = [(name, value) for name, value in head.cookies() if name in self._relayed and _is_plain(value)]
+        pairs += cookies.items()
+        if pairs:
+            headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in pairs)
+        return headers
+
+    def post_headers(self, head: Head, credential: Mapping[str, str], cookies: Mapping[str, str]) -> dict[str, str]:
+        """The headers of a POST going up, with the credential's headers and cookies.
+
+        Without `Accept` the platform answers with an empty body, which clients take for a broken transport.
+        """
+        headers = {name.title(): value for name in UP_ON_POST if (value := _joined(head, name))}
+        headers.setdefault("Accept", "application/json")
+        headers["Accept-Encoding"] = "identity"  # what we observe must be readable as it comes
+        return headers | self.upgrade_headers(head, cookies) | dict(credential)
+
+    def down_headers(self, headers: Iterable[tuple[str, str]], *, secure: bool) -> list[tuple[str, str]]:
+        """The headers of upstream's answer that come down; cookies by name, fitted to our own origin."""
+        crossing = list(ALWAYS_DOWN)
+        for name, value in headers:
+            if name.lower() in DOWN_ON_POST:
+                crossing.append((name, value))
+            elif name.lower() == "set-cookie" and (fitted := self._fitted(value, secure=secure)):
+                crossing.append((name, fitted))
+        return crossing
+
+    def _fitted(self, cookie: str, *, secure: bool) -> str | None:
+        """A `Set-Cookie` value that a client of ours keeps: without upstream's Domain, and without `Secure` (and the
+        `SameSite=None` that needs it) where the client's connection is not encrypted.
+        """
+        first, *attributes = [part.strip() for part in cookie.split(";")]
+        if first.partition("=")[0].strip() not in self._down:
+            return None
+        dropped = {"domain"} if secure else {"domain", "secure"}
+        kept = [attribute for attribute in attributes if attribute.partition("=")[0].strip().lower() not in dropped]
+        if not secure:
+            kept = [attribute for attribute in kept if attribute.replace(" ", "").lower() != "samesite=none"]
+        return "; ".join([first, *kept])
+
+    def _user_agent(self, head: Head) -> str:
+        theirs = _joined(head, "user-agent") if self._is_clients_own else None
+        return theirs or USER_AGENT
+
+
+def _joined(head: Head, name: str) -> str:
+    """The values of a header that may be repeated, as one; those that cannot stand in a request of ours left out."""
+    return ", ".join(value for value in head.values(name) if _is_plain(value))
+
+
+def _is_plain(value: str) -> bool:
+    return value.isascii() and value.isprintable()

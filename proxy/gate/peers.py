@@ -1,0 +1,42 @@
+"""Who the client really is behind proxies that we trust. By default none is, and no forwarded header is believed."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+
+Network = IPv4Network | IPv6Network
+
+
+class TrustedProxies:
+    """Resolves the client's address and scheme from `X-Forwarded-For` and `X-Forwarded-Proto`.
+
+    Both are read from the right, for as long as the hop that wrote an entry is one of `networks`; what lies to the
+    left of that was written by strangers.
+    """
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._networks = tuple(networks)
+
+    def resolve(self, peer: str, headers: Iterable[tuple[str, str]], *, secure: bool) -> tuple[str, bool]:
+        """The client's address and whether its own connection is encrypted; `peer` and `secure` are what we see."""
+        if not self._trusts(peer):
+            return peer, secure
+        given = list(headers)
+        for hop in reversed(_listed(given, "x-forwarded-for")):
+            peer = hop
+            if not self._trusts(hop):
+                break
+        schemes = _listed(given, "x-forwarded-proto")
+        return peer, schemes[-1].lower() == "https" if schemes else secure
+
+    def _trusts(self, address: str) -> bool:
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+
+def _listed(headers: Iterable[tuple[str, str]], name: str) -> list[str]:
+    values = ",".join(value for known, value in headers if known == name)
+    return [entry for part in values.split(",") if (entry := part.strip())]

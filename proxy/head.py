@@ -1,0 +1,68 @@
+"""What a request says before its body: the one value that the gate and the credential sources judge.
+
+It is built from whatever carries the request, so the same judgement serves upgrades and POSTs alike and the
+carriage beneath can be replaced without touching it. PURE.
+"""
+
+from dataclasses import dataclass, field
+
+
+class AmbiguousHeader(ValueError):
+    """A header or cookie that must be single was sent more than once, so it can be read two ways."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} was sent more than once; send it once")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Method, path, headers and peer of one request.
+
+    `path` is as it stood on the request line, cut at the question mark: never decoded, never normalised.
+    `headers` keep their order and repetitions; their names are in lower case. `peer` is the address of the
+    client; `secure` tells whether the client's own connection is encrypted (both as far as trusted proxies say).
+    """
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)  # they hold credentials
+    peer: str = ""
+    secure: bool = False
+
+    def values(self, name: str) -> list[str]:
+        """All values of a header, in the order sent."""
+        return [value for known, value in self.headers if known == name]
+
+    def value(self, name: str) -> str | None:
+        """The one value of a header, or None. Raises AmbiguousHeader when it was sent repeatedly."""
+        values = self.values(name)
+        if len(values) > 1:
+            raise AmbiguousHeader(name)
+        return values[0] if values else None
+
+    def cookies(self) -> list[tuple[str, str]]:
+        """All cookies in the order sent, repetitions included, surrounding quotes removed.
+
+        Not `http.cookies`: it drops what it finds odd, and two readers that disagree are a way in.
+        """
+        pairs = []
+        for line in self.values("cookie"):
+            for part in line.split(";"):
+                name, equals, value = part.strip(" \t").partition("=")
+                if equals and name:
+                    pairs.append((name, _unquoted(value)))
+        return pairs
+
+    def cookie(self, name: str) -> str | None:
+        """The one cookie of that name, or None. Raises AmbiguousHeader when there are two."""
+        values = [value for known, value in self.cookies() if known == name]
+        if len(values) > 1:
+            raise AmbiguousHeader(f"the cookie {name}")
+        return values[0] if values else None
+
+
+def _unquoted(value: str) -> str:
+    if len(value) > 1 and value.startswith('"') and value.endswith('"'):
+        return value[1:-1]
+    return value

@@ -1,0 +1,62 @@
+"""The connections that are open now, and how they leave."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from proxy.operations.metrics import Metrics, Transport
+
+
+Leave = Callable[[], None]
+
+
+class Live:
+    """Knows every open WebSocket and every POST being answered, so that each can be asked to leave."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._leaving: set[Leave] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._leaving)
+
+    @contextmanager
+    def joined(self, transport: Transport, leave: Leave) -> Iterator[None]:
+        """Count a connection while it lasts. `leave` asks it to end soon; it may be called once, or never."""
+        gauge = self._metrics.connections(transport)
+        self._leaving.add(leave)
+        self._empty.clear()
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+            self._leaving.discard(leave)
+            if not self._leaving:
+                self._empty.set()
+
+    async def drain(self, *, spread_seconds: float, timeout_seconds: float) -> int:
+        """Ask all to leave, in random order and spread over the window so that they do not come back as one, and
+        wait until they have. Returns how many were still there when the time was over.
+        """
+        self.draining = True
+        leaving = list(self._leaving)
+        random.shuffle(leaving)
+        pause = min(spread_seconds / len(leaving), _LONGEST_PAUSE) if leaving else 0.0
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                for leave in leaving:
+                    if leave in self._leaving:
+                        leave()
+                        await asyncio.sleep(pause)
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        return len(self._leaving)
+
+
+_LONGEST_PAUSE = 0.05  # a handful of connections has no stampede to fear

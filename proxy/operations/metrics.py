@@ -1,0 +1,124 @@
+"""The instruments, and nothing else. Names and labels are public API; docs/metrics.md describes each."""
+
+from collections.abc import Iterable
+from typing import Final, Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from proxy import __version__
+from proxy.bayeux.negotiation import Outcome, RejectedReason, UnansweredReason
+from proxy.bayeux.replies import RefusalReason
+
+
+disable_created_metrics()  # a second series for each, that nobody asked for
+
+Transport = Literal["websocket", "long-polling"]
+Direction = Literal["up", "down"]
+
+HANDSHAKE_REASONS: Final[dict[str, tuple[str, ...]]] = {
+    "accepted": ("ok",),
+    "rejected": get_args(RejectedReason),
+    "unanswered": get_args(UnansweredReason),
+    "refused": get_args(RefusalReason),
+}
+UPGRADE_REASONS: Final[dict[str, tuple[str, ...]]] = {
+    "accepted": ("ok",),
+    "rejected": ("denied", "other"),
+    "unanswered": ("client_gone",),
+    "refused": ("origin", "host", "limit", "no_credential", "cooldown", "unavailable", "draining", "malformed"),
+}
+
+_PREFIX: Final = "c8y_realtime_proxy_"
+_HANDSHAKE_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """All metrics of one proxy in one registry; `source` is the kind of its credential source."""
+
+    def __init__(self, source: str) -> None:
+        self.registry = CollectorRegistry()
+        self._source = source
+        self._handshakes = self._counter(
+            "handshakes",
+            "Bayeux handshakes that were read, by how they ended.",
+            "transport",
+            "source",
+            "outcome",
+            "reason",
+        )
+        self._seconds = Histogram(
+            f"{_PREFIX}handshake_duration_seconds",
+            "From reading a handshake to its answer.",
+            ["transport"],
+            buckets=_HANDSHAKE_SECONDS,
+            registry=self.registry,
+        )
+        self._upgrades = self._counter(
+            "upgrades", "WebSocket openings, also those refused before any handshake.", "outcome", "reason"
+        )
+        self._connections = Gauge(
+            f"{_PREFIX}connections",
+            "Open WebSockets, and POSTs being answered.",
+            ["transport"],
+            registry=self.registry,
+        )
+        self._payloads = self._counter("payloads", "Payloads relayed.", "transport", "direction")
+        self._bytes = self._counter("bytes", "Payload bytes relayed.", "transport", "direction")
+        self._reloads = self._counter("credential_reloads", "Attempts to load a stored credential.", "source", "result")
+        self._loaded = Gauge(
+            f"{_PREFIX}credential_last_loaded_timestamp_seconds",
+            "When a stored credential was last loaded well, in Unix time; 0 before the first time.",
+            ["source"],
+            registry=self.registry,
+        )
+        build = Gauge(
+            f"{_PREFIX}build_info", "Always 1; the version is the label.", ["version"], registry=self.registry
+        )
+        build.labels(__version__).set(1)
+        self._create_series()
+
+    def settle(self, transport: Transport, outcomes: Iterable[Outcome]) -> None:
+        """Record how handshakes ended. Only those that upstream answered have a duration."""
+        for outcome in outcomes:
+            self._handshakes.labels(transport, self._source, outcome.verdict, outcome.reason).inc()
+            if outcome.verdict in {"accepted", "rejected"}:
+                self._seconds.labels(transport).observe(outcome.seconds)
+
+    def upgrade(self, outcome: str, reason: str) -> None:
+        """Record one WebSocket opening; outcomes and reasons are those of UPGRADE_REASONS."""
+        self._upgrades.labels(outcome, reason).inc()
+
+    def relayed(self, transport: Transport, direction: Direction, size: int) -> None:
+        """Record one payload that crossed."""
+        self._payloads.labels(transport, direction).inc()
+        self._bytes.labels(transport, direction).inc(size)
+
+    def connections(self, transport: Transport) -> Gauge:
+        """The gauge of open connections of one transport."""
+        return self._connections.labels(transport)
+
+    def credential_loaded(self, well: bool) -> None:  # noqa: FBT001 - the one thing it tells
+        """Record an attempt to load the stored credential."""
+        self._reloads.labels(self._source, "ok" if well else "failed").inc()
+        if well:
+            self._loaded.labels(self._source).set_to_current_time()
+
+    def _create_series(self) -> None:
+        for transport in get_args(Transport):
+            for verdict, reasons in HANDSHAKE_REASONS.items():
+                for reason in reasons:
+                    self._handshakes.labels(transport, self._source, verdict, reason)
+            self._seconds.labels(transport)
+            self._connections.labels(transport)
+            for direction in get_args(Direction):
+                self._payloads.labels(transport, direction)
+                self._bytes.labels(transport, direction)
+        for outcome, reasons in UPGRADE_REASONS.items():
+            for reason in reasons:
+                self._upgrades.labels(outcome, reason)
+        for result in ("ok", "failed"):
+            self._reloads.labels(self._source, result)
+        self._loaded.labels(self._source)
+
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(_PREFIX + name, description, labels, registry=self.registry)

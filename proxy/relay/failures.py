@@ -1,0 +1,161 @@
+"""What a failure looks like to the client: one table for HTTP, one for open sockets."""
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from aiohttp import WSCloseCode
+
+from proxy.bayeux.messages import MalformedBatch
+from proxy.bayeux.negotiation import UnansweredReason
+from proxy.credentials.sources import CoolingDown, NoCredential
+from proxy.gate.admission import NotAdmitted
+from proxy.head import AmbiguousHeader
+from proxy.upstream.client import UpgradeRejected, UpstreamUnavailable
+
+
+class BadRequest(Exception):
+    """A request that is wrong in a way the client can mend; the text says how."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Crowded(Exception):
+    """There are as many connections as the limit allows."""
+
+
+class Draining(Exception):
+    """We are leaving; another replica, or our successor, answers."""
+
+
+class HandshakeTimeout(Exception):
+    """Upstream has not answered a handshake in time."""
+
+
+class HandshakeRejected(Exception):
+    """Upstream rejected a handshake, and its answer has been delivered."""
+
+
+class HandshakeRefused(Exception):
+    """We refused a handshake, and our reply has been delivered."""
+
+
+class BinaryMessage(Exception):
+    """Bayeux is text; a binary message is none of ours."""
+
+
+Side = Literal["client", "upstream"]
+
+
+class LegEnded(Exception):
+    """One side of a WebSocket is gone.
+
+    `code` is its close code, or None when it vanished without one. `violated` tells that it broke the protocol or a
+    limit and has already been closed with that code.
+    """
+
+    def __init__(self, side: Side, code: int | None, text: bytes = b"", *, violated: bool = False) -> None:
+        super().__init__(f"{side} ended with {code}")
+        self.side = side
+        self.code = code
+        self.text = text
+        self.violated = violated
+
+
+@dataclass(frozen=True, slots=True)
+class HttpFailure:
+    """An HTTP answer of our own; `reason` is the label under which a failed upgrade counts."""
+
+    status: int
+    reason: str
+    text: str
+    retry_after: int | None = None
+
+
+_RETRY_AFTER: Final = 5
+
+
+def http_failure(error: Exception) -> HttpFailure | None:  # noqa: C901, PLR0911 - a table
+    """The HTTP form of an error, or None for a bug of ours."""
+    text = str(error)
+    match error:
+        case NotAdmitted():
+            return HttpFailure(403, error.reason, text)
+        case Crowded():
+            return HttpFailure(429, "limit", "Too many connections: try again later", _RETRY_AFTER)
+        case Draining():
+            return HttpFailure(503, "draining", "This proxy is going down: connect again", _RETRY_AFTER)
+        case CoolingDown():
+            return HttpFailure(503, "cooldown", text, math.ceil(error.seconds))
+        case NoCredential():
+            return HttpFailure(401, "no_credential", text)
+        case MalformedBatch() | AmbiguousHeader():
+            return HttpFailure(400, "malformed", f"Malformed request: {text}")
+        case ConnectionError():
+            return HttpFailure(400, "client_gone", "The client is gone")
+        case BadRequest():
+            return HttpFailure(error.status, "malformed", text)
+        case UpgradeRejected():
+            return HttpFailure(502, "denied" if error.status in {401, 403} else "other", text)
+        case UpstreamUnavailable():
+            return HttpFailure(504 if error.timed_out else 502, "unavailable", text)
+        case _:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How both legs of a WebSocket are closed, and why handshakes still in flight got no answer."""
+
+    client: int
+    upstream: int
+    text: bytes
+    unanswered: UnansweredReason
+
+
+FAULT: Final = Closing(WSCloseCode.INTERNAL_ERROR, WSCloseCode.GOING_AWAY, b"", "upstream_gone")
+"""The closing for a bug of ours: no detail for anybody."""
+
+
+def closing(error: BaseException) -> Closing | None:  # noqa: C901, PLR0911 - a table
+    """The closing for the way a WebSocket ended, or None for a bug of ours."""
+    match error:
+        case LegEnded(side="client", violated=True):
+            return Closing(error.code or WSCloseCode.PROTOCOL_ERROR, WSCloseCode.GOING_AWAY, b"", "client_gone")
+        case LegEnded(side="client"):
+            code = _sendable(error.code, WSCloseCode.GOING_AWAY)
+            return Closing(code, code, error.text, "client_gone")
+        case LegEnded(violated=True):
+            # The sender of a message too big is told 1009, its peer only that the connection is over.
+            client = WSCloseCode.GOING_AWAY if error.code == WSCloseCode.MESSAGE_TOO_BIG else WSCloseCode.INTERNAL_ERROR
+            return Closing(client, error.code or WSCloseCode.PROTOCOL_ERROR, b"", "upstream_gone")
+        case LegEnded():
+            code = _sendable(error.code, WSCloseCode.INTERNAL_ERROR)
+            return Closing(code, code, error.text, "upstream_gone")
+        case MalformedBatch():
+            return Closing(WSCloseCode.INVALID_TEXT, WSCloseCode.GOING_AWAY, str(error).encode(), "client_gone")
+        case BinaryMessage():
+            return Closing(WSCloseCode.UNSUPPORTED_DATA, WSCloseCode.GOING_AWAY, b"Send text", "client_gone")
+        case HandshakeRefused():
+            return Closing(WSCloseCode.POLICY_VIOLATION, WSCloseCode.GOING_AWAY, b"Handshake refused", "client_gone")
+        case HandshakeRejected():
+            return Closing(WSCloseCode.OK, WSCloseCode.OK, b"Handshake rejected", "upstream_gone")
+        case HandshakeTimeout():
+            return Closing(WSCloseCode.INTERNAL_ERROR, WSCloseCode.GOING_AWAY, b"No answer from upstream", "timeout")
+        case Draining():
+            return Closing(WSCloseCode.GOING_AWAY, WSCloseCode.GOING_AWAY, b"Connect again", "drained")
+        case _:
+            return None
+
+
+def _sendable(code: int | None, otherwise: int) -> int:
+    """The code to mirror; `otherwise` for one that stands for silence and must not be sent (RFC 6455, 7.4.1)."""
+    if code == _NO_STATUS:
+        return WSCloseCode.OK
+    return otherwise if code is None or code in _UNSENDABLE else code
+
+
+_NO_STATUS: Final = 1005
+_UNSENDABLE: Final = frozenset({1004, 1006, 1015})

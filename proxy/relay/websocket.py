@@ -1,0 +1,240 @@
+"""The life of one relayed WebSocket, from the upgrade to the last close frame."""
+
+import asyncio
+import binascii
+import logging
+from base64 import b64decode
+from collections.abc import Awaitable, Sequence
+from typing import Final, NoReturn
+
+from aiohttp import WSCloseCode, WSMsgType
+from aiohttp.http_websocket import WebSocketError
+from aiohttp.web import BaseRequest, WebSocketResponse
+
+from proxy.bayeux.messages import encode
+from proxy.bayeux.negotiation import Outcome
+from proxy.credentials.kinds import Credential
+from proxy.gate.crossing import Crossing
+from proxy.gate.limits import Limits
+from proxy.head import Head
+from proxy.operations.live import Live
+from proxy.operations.metrics import Metrics
+from proxy.relay.failures import (
+    FAULT,
+    BadRequest,
+    BinaryMessage,
+    Closing,
+    Draining,
+    HandshakeRefused,
+    HandshakeRejected,
+    HandshakeTimeout,
+    LegEnded,
+    Side,
+    closing,
+)
+from proxy.relay.handshakes import Handshakes
+from proxy.upstream.client import CLOSE_SECONDS, Upstream, UpstreamSocket
+
+
+log = logging.getLogger(__name__)
+
+_KEY_BYTES: Final = 16
+
+
+class WebSocketRelay:
+    """Relays WebSockets; one instance for all, each life in one call of `handle`."""
+
+    def __init__(
+        self,
+        handshakes: Handshakes,
+        *,
+        upstream: Upstream,
+        crossing: Crossing,
+        limits: Limits,
+        metrics: Metrics,
+        live: Live,
+    ) -> None:
+        self.handshakes = handshakes
+        self.limits = limits
+        self.metrics = metrics
+        self.live = live
+        self._upstream = upstream
+        self._crossing = crossing
+
+    async def handle(self, request: BaseRequest, head: Head, endpoint: str) -> WebSocketResponse:
+        """Open, relay and close one WebSocket.
+
+        Raises what `failures.http_failure` knows while an HTTP status can still be answered; once the client is
+        accepted, every ending is a close code.
+        """
+        try:
+            client, upstream, credential = await self._open(request, head, endpoint)
+        except asyncio.CancelledError:
+            self.metrics.upgrade("unanswered", "client_gone")
+            raise
+        self.metrics.upgrade("accepted", "ok")
+        await _Connection(self, client, upstream, credential, endpoint).relay()
+        return client
+
+    async def _open(
+        self, request: BaseRequest, head: Head, endpoint: str
+    ) -> tuple[WebSocketResponse, UpstreamSocket, Credential]:
+        """Choose the credential, dial upstream, and only then accept the client."""
+        _check_upgrade(head)
+        if self.live.draining:
+            raise Draining
+        credential = await self.handshakes.source.obtain(head, endpoint)
+        headers = self._crossing.upgrade_headers(head, credential.cookies())
+        upstream = await self._upstream.dial(head.path, headers)
+        client = WebSocketResponse(
+            autoclose=False,
+            compress=False,  # it would hide messages, and costs 100 KiB a pair
+            decode_text=False,
+            heartbeat=self.limits.heartbeat_seconds,
+            max_msg_size=self.limits.client_payload_bytes,
+            timeout=CLOSE_SECONDS,
+        )
+        client.headers.extend(self._crossing.down_headers(upstream.headers, secure=head.secure))
+        try:
+            await client.prepare(request)
+        except BaseException:
+            await upstream.close(code=WSCloseCode.GOING_AWAY)
+            raise
+        return client, upstream, credential
+
+
+class _Connection:
+    """Both legs of one WebSocket and the handshakes in flight on it."""
+
+    __slots__ = ("_client", "_endpoint", "_leaving", "_negotiation", "_patience", "_relay", "_relaying", "_upstream")
+
+    def __init__(
+        self,
+        relay: WebSocketRelay,
+        client: WebSocketResponse,
+        upstream: UpstreamSocket,
+        credential: Credential,
+        endpoint: str,
+    ) -> None:
+        self._relay = relay
+        self._client = client
+        self._upstream = upstream
+        self._endpoint = endpoint
+        self._negotiation = relay.handshakes.negotiation(credential)
+        self._patience = asyncio.timeout(None)  # runs out when upstream is silent over a handshake, or when we leave
+        self._leaving = False
+        self._relaying = True
+
+    async def relay(self) -> None:
+        """Relay until it ends, for whatever reason; then record what got no answer, and close both legs."""
+        end = FAULT
+        with self._relay.live.joined("websocket", self._leave):
+            try:
+                end = await self._ending()
+            except asyncio.CancelledError:  # the client's transport is gone, or our time to drain is over
+                end = closing(Draining() if self._leaving else LegEnded("client", None)) or FAULT
+                raise
+            finally:
+                self._relaying = False
+                self._settle(self._negotiation.abandon(_now(), end.unanswered))
+                await asyncio.gather(
+                    self._upstream.close(code=end.upstream, message=end.text),
+                    self._client.close(code=end.client, message=end.text),
+                )
+
+    async def _ending(self) -> Closing:
+        """Run both pumps until one of them ends; returns how to close."""
+        ended: BaseException
+        try:
+            async with self._patience, asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._climb())
+                pumps.create_task(self._descend())
+            raise AssertionError("a pump ends by an exception")
+        except TimeoutError:
+            ended = Draining() if self._leaving else HandshakeTimeout()
+        except BaseExceptionGroup as group:
+            ended = group.exceptions[0]
+        if (end := closing(ended)) is None:
+            log.error("A relayed WebSocket ended by a fault of ours", exc_info=ended)
+            return FAULT
+        return end
+
+    async def _climb(self) -> NoReturn:
+        """Client to upstream: every payload judged."""
+        while True:
+            payload = await _receive(self._client, "client")
+            self._relay.metrics.relayed("websocket", "up", len(payload))
+            up = self._negotiation.from_client(payload, _now())
+            self._settle(up.outcomes)
+            if self._negotiation.pending and self._patience.when() is None:
+                self._patience.reschedule(_now() + self._relay.limits.handshake_seconds)
+            if up.payload is not None:
+                await _sent("upstream", self._upstream.send_frame(up.payload, WSMsgType.TEXT))
+            if up.replies:
+                await _sent("client", self._client.send_frame(encode(up.replies), WSMsgType.TEXT))
+                if not self._negotiation.pending:
+                    raise HandshakeRefused
+
+    async def _descend(self) -> NoReturn:
+        """Upstream to client: as it comes, observed only while an answer is awaited."""
+        while True:
+            payload = await _receive(self._upstream, "upstream")
+            self._relay.metrics.relayed("websocket", "down", len(payload))
+            outcomes: Sequence[Outcome] = ()
+            if self._negotiation.pending:
+                down = self._negotiation.from_upstream(payload, _now())
+                payload, outcomes = down.payload, down.outcomes
+                self._settle(outcomes)
+                if not self._negotiation.pending and not self._leaving:
+                    self._patience.reschedule(None)
+            await _sent("client", self._client.send_frame(payload, WSMsgType.TEXT))
+            if any(outcome.verdict == "rejected" for outcome in outcomes):
+                raise HandshakeRejected
+
+    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        self._relay.handshakes.settle("websocket", outcomes, self._negotiation.credential, self._endpoint)
+
+    def _leave(self) -> None:
+        self._leaving = True
+        if self._relaying and not self._patience.expired():
+            self._patience.reschedule(_now())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _receive(leg: WebSocketResponse | UpstreamSocket, side: Side) -> bytes:
+    """The next text message of a leg. Raises LegEnded and BinaryMessage."""
+    message = await leg.receive()
+    match message.type:
+        case WSMsgType.TEXT:
+            return bytes(message.data)
+        case WSMsgType.BINARY:
+            raise BinaryMessage if side == "client" else LegEnded(side, None)
+        case WSMsgType.CLOSE:
+            raise LegEnded(side, message.data, (message.extra or "").encode())
+        case WSMsgType.ERROR if isinstance(message.data, WebSocketError):
+            raise LegEnded(side, message.data.code, violated=True)
+        case _:
+            raise LegEnded(side, None)
+
+
+async def _sent(side: Side, sending: Awaitable[None]) -> None:
+    """Await a send. Raises LegEnded when that leg is gone."""
+    try:
+        await sending
+    except ConnectionError:
+        raise LegEnded(side, None) from None
+
+
+def _check_upgrade(head: Head) -> None:
+    """Raises BadRequest for what RFC 6455, section 4.2.1 does not allow; nothing is dialled for that."""
+    if head.value("sec-websocket-version") != "13":
+        raise BadRequest(400, "Only WebSocket version 13 is spoken here")
+    try:
+        key = b64decode(head.value("sec-websocket-key") or "", validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise BadRequest(400, "Sec-WebSocket-Key is not 16 bytes of base64")

@@ -1,0 +1,178 @@
+"""Upgrades and POSTs to the one upstream."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import aiohttp
+from aiohttp.client_reqrep import ConnectionKey
+from yarl import URL
+
+
+CLOSE_SECONDS: Final = 3.0
+"""How long a closing WebSocket waits for the other side's close frame."""
+
+_REDIRECTS: Final = range(300, 400)
+
+
+class UpstreamUnavailable(Exception):
+    """Upstream could not be reached, or went away. `timed_out` tells silence from refusal."""
+
+    def __init__(self, text: str, *, timed_out: bool = False) -> None:
+        super().__init__(text)
+        self.timed_out = timed_out
+
+
+class UpgradeRejected(Exception):
+    """Upstream answered an upgrade with an HTTP status instead of a WebSocket."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"Upstream rejected the upgrade with HTTP {status}")
+        self.status = status
+
+
+class UpstreamSocket(aiohttp.ClientWebSocketResponse):
+    """An open WebSocket to upstream that also remembers the headers of its 101."""
+
+    def __init__(
+        self, reader: Any, writer: Any, protocol: Any, response: aiohttp.ClientResponse, *rest: Any, **named: Any
+    ) -> None:
+        super().__init__(reader, writer, protocol, response, *rest, **named)
+        self.headers = tuple(response.headers.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Upstream's answer to a POST; `chunks` is its body as it comes, and may raise UpstreamUnavailable."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    length: int | None
+    chunks: AsyncIterator[bytes]
+
+
+class _OneCredentialEach(aiohttp.ClientRequest):
+    """A request whose pooled connections are kept apart by the credential and the cookies that they carry."""
+
+    @property
+    def connection_key(self) -> ConnectionKey:
+        carried = tuple(self.headers.get(name) for name in ("Authorization", "Cookie", "X-XSRF-TOKEN", "tfatoken"))
+        return super().connection_key._replace(proxy_headers_hash=hash(carried))
+
+
+class Upstream:
+    """The way to Cumulocity at `url`, used as an asynchronous context manager.
+
+    Times are in seconds, sizes in bytes. `open_seconds` bounds DNS, TCP, TLS and upgrade together; `idle_seconds`
+    bounds the silence within an answer to a POST, which for a held connect is normal for hours. `proxy_url` names an
+    HTTP proxy on the way. `tls` is None for the system's certificate authorities.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxy_url: str | None = None,
+        open_seconds: float,
+        idle_seconds: float,
+        max_payload_bytes: int,
+        heartbeat_seconds: float,
+        max_head_bytes: int,
+    ) -> None:
+        self._url = URL(url)
+        self._tls = tls or True
+        self._proxy = proxy_url
+        self._open_seconds = open_seconds
+        self._idle_seconds = idle_seconds
+        self._max_payload_bytes = max_payload_bytes
+        self._heartbeat_seconds = heartbeat_seconds
+        self._max_head_bytes = max_head_bytes
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._open_seconds, sock_read=self._idle_seconds),
+            max_line_size=self._max_head_bytes,
+            max_field_size=self._max_head_bytes,
+            request_class=_OneCredentialEach,
+            ws_response_class=UpstreamSocket,
+            middlewares=(_refuse_redirects,),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._session.close()
+
+    async def dial(self, path: str, headers: Mapping[str, str]) -> UpstreamSocket:
+        """Open a WebSocket. Raises UpgradeRejected and UpstreamUnavailable."""
+        try:
+            async with asyncio.timeout(self._open_seconds):
+                socket = await self._session.ws_connect(
+                    self._url.with_path(path),
+                    headers=headers,
+                    proxy=self._proxy,
+                    autoclose=False,
+                    heartbeat=self._heartbeat_seconds,
+                    max_msg_size=self._max_payload_bytes,
+                    decode_text=False,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
+                )
+        except aiohttp.ClientResponseError as rejection:
+            raise UpgradeRejected(rejection.status) from None
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._unavailable(error) from None
+        assert isinstance(socket, UpstreamSocket)  # noqa: S101 - as ws_response_class promises
+        return socket
+
+    @asynccontextmanager
+    async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> AsyncIterator[Answer]:
+        """Send a POST and stream its answer. Raises UpstreamUnavailable, also while the body is read.
+
+        Leaving the context before the body has ended closes the connection, which tells upstream that nobody waits.
+        """
+        try:
+            response = await self._session.post(
+                self._url.with_path(path), data=body, headers=headers, proxy=self._proxy, allow_redirects=False
+            )
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._unavailable(error) from None
+        async with response:
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise UpstreamUnavailable("Upstream encoded an answer that was asked for as it is")
+            yield Answer(
+                response.status, tuple(response.headers.items()), response.content_length, self._chunks(response)
+            )
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in response.content.iter_any():
+                yield chunk
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._unavailable(error) from None
+
+    def _unavailable(self, error: Exception) -> UpstreamUnavailable:
+        # The text of a foreign error may quote what was sent, so only its kind is told.
+        timed_out = isinstance(error, TimeoutError)
+        return UpstreamUnavailable(
+            f"Upstream {self._url.host} {'did not answer in time' if timed_out else 'is not reachable'}"
+            f" ({type(error).__name__})",
+            timed_out=timed_out,
+        )
+
+
+async def _refuse_redirects(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    response = await handler(request)
+    if response.status in _REDIRECTS:
+        response.close()
+        raise aiohttp.ClientResponseError(response.request_info, (), status=response.status, message="redirect")
+    return response
