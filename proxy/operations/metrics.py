@@ -10,7 +10,7 @@ from proxy.bayeux.negotiation import Outcome, RejectedReason, UnansweredReason
 from proxy.bayeux.replies import RefusalReason
 
 
-disable_created_metrics()  # a second series for each, that nobody asked for
+disable_created_metrics()  # type: ignore[no-untyped-call] # each would double the series
 
 Transport = Literal["websocket", "long-polling"]
 Direction = Literal["up", "down"]

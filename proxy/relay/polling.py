@@ -121,13 +121,9 @@ class _Poll:
             self._settle(up.outcomes)
             return await self._finish(encode(up.replies))
         try:
-            return await self._exchange(headers, up.payload, up)
-        except UpstreamUnavailable as problem:
-            refusal = unavailable(str(problem))
-            return self._break_off() if self._response else await self._refused(body, refusal, problem)
-        except ConnectionError:  # the client's: it is gone
-            return self._response or StreamResponse()
+            return await self._exchange(body, headers, up.payload, up)
         finally:
+            # Only a cancellation leaves any: the client is gone, or our time to drain is over.
             self._settle(self._negotiation.abandon(_now(), "drained" if self._leaving else "client_gone"))
 
     async def pass_through(self, body: bytes) -> StreamResponse:
@@ -145,7 +141,8 @@ class _Poll:
         if self._parked and not self._patience.expired():
             self._patience.reschedule(_now())
 
-    async def _exchange(self, headers: Mapping[str, str], payload: bytes, up: Up) -> StreamResponse:
+    async def _exchange(self, body: bytes, headers: Mapping[str, str], payload: bytes, up: Up) -> StreamResponse:
+        """Send the judged payload up and its answer down; `body` is as the client sent it, for a refusal."""
         try:
             async with self._patience:
                 self._parked = self._negotiation.goodbye(0) is not None
@@ -159,7 +156,15 @@ class _Poll:
             if goodbye := self._negotiation.goodbye(jittered(_GOODBYE_MS)):
                 return await self._finish(goodbye)
             self._settle(self._negotiation.abandon(_now(), "timeout"))
-            raise UpstreamUnavailable("Upstream did not answer a handshake in time", timed_out=True) from None
+            replies = refuse(body, unavailable("Upstream did not answer in time")).replies
+            return self._break_off() if self._response else await self._finish(encode(replies))
+        except UpstreamUnavailable as problem:
+            if self._response is None:
+                return await self._refused(body, unavailable(str(problem)), problem)
+            self._settle(self._negotiation.abandon(_now(), "upstream_gone"))
+            return self._break_off()
+        except ConnectionError:  # the client's: it is gone
+            return self._break_off()
         finally:
             self._parked = False
 
@@ -211,7 +216,7 @@ class _Poll:
 
     async def _refused(self, body: bytes, refusal: Refusal, problem: Exception) -> StreamResponse:
         """Refuse the whole body in the shape of Bayeux if there is a handshake in it, else by an HTTP status."""
-        self._negotiation.abandon(_now(), "upstream_gone")  # refused instead; or settled by whoever raised
+        self._negotiation.abandon(_now(), "upstream_gone")  # they count as refused instead
         refused = refuse(body, refusal)
         if not refused.outcomes:
             raise problem
@@ -220,7 +225,6 @@ class _Poll:
 
     def _break_off(self) -> StreamResponse:
         """End an answer that cannot be completed so that the client does not take it for complete."""
-        self._settle(self._negotiation.abandon(_now(), "upstream_gone"))
         if self._request.transport is not None:
             self._request.transport.abort()
         return self._response or StreamResponse()

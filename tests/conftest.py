@@ -1,0 +1,176 @@
+"""What all tests share: a proxy started through its production entry, in front of the simulator."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from hypothesis import settings
+
+from proxy.app import Proxy
+from proxy.config import PREFIX, load
+from proxy.demo.simulator import Simulator
+from proxy.relay.front import Page
+
+
+settings.register_profile("house", derandomize=True, deadline=None)
+settings.load_profile("house")
+
+PASSWORD = "canary-Zm9vYmFy"  # what must never be seen where a client, a log or a scraper looks
+VALUES = MappingProxyType({"C8Y_TENANT": "t0815", "C8Y_USER": "service", "C8Y_PASSWORD": PASSWORD})
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A proxy that serves, and a client session for talking to it (without any manners of its own)."""
+
+    proxy: Proxy
+    client: aiohttp.ClientSession
+    scheme: str = "http"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://localhost:{self.proxy.public_port}"
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://localhost:{self.proxy.admin_port}"
+
+    def count(self, name: str, **labels: str) -> float:
+        """The value of one series, which must exist."""
+        value = self.proxy.metrics.registry.get_sample_value(f"c8y_realtime_proxy_{name}", labels)
+        assert value is not None, f"no series {name} {labels}"
+        return value
+
+    def handshakes(self, transport: str = "websocket", source: str = "stored") -> dict[tuple[str, str], float]:
+        """The handshakes that ended so far, by outcome and reason."""
+        return {
+            (sample.labels["outcome"], sample.labels["reason"]): sample.value
+            for family in self.proxy.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == "c8y_realtime_proxy_handshakes_total"
+            and sample.value
+            and sample.labels["transport"] == transport
+            and sample.labels["source"] == source
+        }
+
+    def upgrades(self) -> dict[tuple[str, str], float]:
+        """The upgrades that ended so far, by outcome and reason."""
+        return {
+            (sample.labels["outcome"], sample.labels["reason"]): sample.value
+            for family in self.proxy.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == "c8y_realtime_proxy_upgrades_total" and sample.value
+        }
+
+    def socket(
+        self, path: str = "/notification/realtime", **options: Any
+    ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """An open WebSocket through the proxy."""
+        return self.client.ws_connect(f"{self.url}{path}", autoclose=False, max_msg_size=0, **options)
+
+    def post(
+        self, batch: object, path: str = "/notification/realtime/", **options: Any
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """A long-polling POST through the proxy; bytes go as they are."""
+        body = batch if isinstance(batch, bytes) else msgspec.json.encode(batch)
+        headers = {"Content-Type": "application/json"} | dict(options.pop("headers", {}))
+        return self.client.post(f"{self.url}{path}", data=body, headers=headers, **options)
+
+
+@asynccontextmanager
+async def running(
+    upstream: str,
+    settings: Mapping[str, object] | None = None,
+    *,
+    values: Mapping[str, str] = VALUES,
+    pages: Mapping[str, Page] | None = None,
+    **more: Any,
+) -> AsyncIterator[Running]:
+    """A proxy in front of `upstream`, configured as a user does: by an environment.
+
+    `settings` maps dotted keys to values; `values` are the platform's own variables.
+    """
+    given: dict[str, object] = {"listen.port": 0, "admin.port": 0, "drain.timeout_seconds": 5} | dict(settings or {})
+    environment = {
+        PREFIX + key.upper().replace(".", "__"): value
+        if isinstance(value, str)
+        else msgspec.json.encode(value).decode()
+        for key, value in given.items()
+    }
+    config = load(None, environment | {"C8Y_BASEURL": upstream} | dict(values))
+    connector = aiohttp.TCPConnector(limit=0, ssl=more.pop("client_tls", True))
+    async with (
+        Proxy(config, pages=pages, **more) as proxy,
+        aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as client,
+    ):
+        yield Running(proxy, client, "https" if "listen.tls.key_file" in given else "http")
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Simulator]:
+    """A simulated tenant that admits the stored values."""
+    async with Simulator(password=PASSWORD) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def proxied(upstream: Simulator) -> AsyncIterator[Running]:
+    """A proxy with stored values and default settings in front of the simulated tenant."""
+    async with running(upstream.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(autouse=True)
+def clean_log(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A test that logs an error fails, unless it says that it does; no log line ever holds the password."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    records = [record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)]
+    for record in records:
+        assert PASSWORD not in caplog.handler.format(record)
+    if request.node.get_closest_marker("logs_errors") is None:
+        assert [record.getMessage() for record in records if record.levelno >= logging.ERROR] == []
+
+
+def handshake(**more: Any) -> Message:
+    """A handshake as CometD's client sends it."""
+    return {
+        "id": "1",
+        "version": "1.0",
+        "minimumVersion": "1.0",
+        "channel": "/meta/handshake",
+        "supportedConnectionTypes": ["websocket", "long-polling"],
+        "advice": {"timeout": 60000, "interval": 0},
+    } | more
+
+
+async def exchange(socket: aiohttp.ClientWebSocketResponse, batch: object) -> list[Message]:
+    """Send a batch and wait for the next payload."""
+    await socket.send_str(msgspec.json.encode(batch).decode())
+    return await receive(socket)
+
+
+async def receive(socket: aiohttp.ClientWebSocketResponse) -> list[Message]:
+    """The next payload, which must be a text frame."""
+    frame = await socket.receive(timeout=10)
+    assert frame.type is aiohttp.WSMsgType.TEXT, frame
+    decoded: list[Message] = msgspec.json.decode(frame.data)
+    return decoded
+
+
+async def closed(socket: aiohttp.ClientWebSocketResponse) -> tuple[int, str]:
+    """Wait for the close frame; returns its code and reason."""
+    frame = await socket.receive(timeout=10)
+    assert frame.type is aiohttp.WSMsgType.CLOSE, frame
+    return frame.data, frame.extra or ""
+
+
+Opened = Callable[[], AbstractAsyncContextManager[Running]]
