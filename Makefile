@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install run test check lint types imports coverage e2e e2e-full lock schema image clean
+.PHONY: help install run test check lint types imports coverage e2e e2e-full lock reference clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,8 +60,9 @@ lock: $(VENV)/.python ## resolve the dependencies anew and pin them by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group build -o requirements/build.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group dev -c requirements/run.txt -o requirements/dev.txt
 
-schema: $(VENV)/.installed ## write config/schema.json anew
-	$(BIN)/python -m proxy.config > config/schema.json
+reference: $(VENV)/.installed ## write what is generated from the code anew: config/schema.json, docs/configuration.md
+	$(BIN)/python -m proxy.config schema > config/schema.json
+	$(BIN)/python -m proxy.config reference > docs/configuration.md
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,12 @@
+"""File and environment to one frozen tree. All validation is here, and nothing else reads the environment.
+
+1. Every problem is found at once and named by its key, or by the variable that it came from.
+2. Values are never quoted, since a secret may stand in the wrong place.
+3. Only what wires sees this room; every other one receives plain values.
+"""
+
+from proxy.config.loading import BadConfiguration, Problem, load
+from proxy.config.tree import PREFIX, Config, source_of, variable_of
+
+
+__all__ = ["PREFIX", "BadConfiguration", "Config", "Problem", "load", "source_of", "variable_of"]

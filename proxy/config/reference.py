@@ -1,0 +1,74 @@
+"""What is told about the configuration: a JSON schema for editors, and the reference page of the docs."""
+
+import enum
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import msgspec
+from pydantic.fields import FieldInfo
+
+from proxy.config.tree import Config, keys_of
+
+
+_INTRODUCTION = """\
+# Configuration
+
+Every key can stand in a TOML file (`c8y-realtime-proxy run --config FILE.toml`) and in an environment variable, which
+wins: `gate.hosts` is `C8Y_REALTIME_PROXY__GATE__HOSTS`, and as it is a list, its value is JSON (`["one", "two"]`).
+`c8y-realtime-proxy check --config FILE.toml` prints every problem at once. `config/` has a commented example for each
+home, and a schema for editors. This page is generated from the code by `make reference`.
+
+The platform's own `C8Y_BASEURL`, `C8Y_TENANT`, `C8Y_USER`, `C8Y_PASSWORD` and `C8Y_TOKEN` count where the keys they
+stand for (`upstream.url`, `credentials.default.directory`) are not set; with them alone, nothing else is needed.
+"""
+
+
+def schema() -> str:
+    """The JSON schema of the configuration file, indented."""
+    tree = Config.model_json_schema() | {"title": "c8y-realtime-proxy"}
+    return msgspec.json.format(msgspec.json.encode(tree), indent=2).decode() + "\n"
+
+
+def reference() -> str:
+    """The reference page in Markdown: a table for each section."""
+    return "".join(_page())
+
+
+def _page() -> Iterator[str]:
+    yield _INTRODUCTION
+    section = None
+    for key, field in keys_of(Config):
+        if section != (section := key.rpartition(".")[0]):
+            yield f"\n## {section}\n\n| key | expects | default | |\n|---|---|---|---|\n"
+        yield f"| `{key}` | {_expected(field.annotation)} | {_default(field)} | {field.description} |\n"
+
+
+def _expected(annotation: object) -> str:
+    """What a key expects, in words."""
+    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{argument}`" for argument in arguments)
+    if get_origin(annotation) is tuple:
+        return "list of texts"
+    if arguments:  # optional, or annotated with its bounds
+        return _expected(arguments[0])
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return " or ".join(f"`{member.value}`" for member in annotation)
+    return _WORDS[annotation]
+
+
+_WORDS: dict[object, str] = {bool: "true or false", float: "number", int: "whole number", str: "text", Path: "path"}
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.get_default()
+    match default:
+        case None | "" | ():
+            return ""
+        case bool():
+            return f"`{str(default).lower()}`"
+        case tuple():
+            return ", ".join(f"`{part}`" for part in default)
+        case _:
+            return f"`{default}`"

@@ -1,0 +1,232 @@
+"""The whole proxy: listeners, probes, TLS, and the way out."""
+
+import asyncio
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+import trustme
+from aiohttp import WSCloseCode
+
+from proxy.app import CannotListen, Proxy
+from proxy.config import load
+from proxy.demo.show import show
+from proxy.demo.simulator import Simulator
+from tests.conftest import PASSWORD, VALUES, Running, closed, exchange, handshake, receive, running
+
+
+async def probe(proxied: Running, path: str) -> tuple[int, str]:
+    async with proxied.client.get(f"{proxied.admin_url}{path}") as response:
+        return response.status, (await response.text()).strip()
+
+
+async def test_probes_pass_while_upstream_is_down(upstream: Simulator) -> None:
+    await upstream.stop()
+    async with running(upstream.url) as proxied:
+        for path in ("/livez", "/readyz", "/startupz"):
+            assert await probe(proxied, path) == (200, "ok")
+
+
+@pytest.mark.logs_errors
+async def test_without_a_usable_credential_it_lives_but_is_not_ready(upstream: Simulator, tmp_path: Path) -> None:
+    async with running(upstream.url, {"credentials.default.directory": str(tmp_path)}, values={}) as proxied:
+        assert (await probe(proxied, "/livez"))[0] == 200
+        assert await probe(proxied, "/readyz") == (503, "no usable credential: see the log")
+        async with proxied.post([handshake()]) as response:
+            [answer] = await response.json()
+            assert answer["advice"]["reconnect"] == "handshake"
+        for name, value in {"tenant": "t0815", "user": "service", "password": PASSWORD}.items():
+            (tmp_path / name).write_text(value)
+        assert await probe(proxied, "/readyz") == (200, "ok")
+        assert proxied.count("credential_reloads_total", source="stored", result="failed") == 1
+
+
+async def test_metrics_are_on_the_admin_listener_only(proxied: Running) -> None:
+    status, text = await probe(proxied, "/metrics")
+    assert status == 200
+    assert 'c8y_realtime_proxy_build_info{version="' in text
+    async with proxied.client.get(f"{proxied.url}/metrics") as response:
+        assert response.status == 404
+
+
+async def test_occupied_port_is_named_with_its_key(proxied: Running, upstream: Simulator) -> None:
+    environment = {
+        "C8Y_BASEURL": upstream.url,
+        "C8Y_REALTIME_PROXY__LISTEN__PORT": str(proxied.proxy.public_port),
+        "C8Y_REALTIME_PROXY__ADMIN__PORT": "0",
+    }
+    with pytest.raises(CannotListen, match=r"^listen\.port: cannot listen on 127\.0\.0\.1:\d+: .*choose another"):
+        async with Proxy(load(None, environment | dict(VALUES))):
+            pass
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def certificate_files(authority: trustme.CA, directory: Path) -> dict[str, object]:
+    certificate = authority.issue_cert("localhost")
+    key_file, certificate_file = directory / "key.pem", directory / "certificate.pem"
+    certificate.private_key_pem.write_to_path(key_file)
+    certificate.cert_chain_pems[0].write_to_path(certificate_file)
+    return {"listen.tls.key_file": str(key_file), "listen.tls.certificate_file": str(certificate_file)}
+
+
+async def test_tls_on_both_sides(authority: trustme.CA, tmp_path: Path) -> None:
+    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    settings = certificate_files(authority, tmp_path) | {"upstream.ca_file": str(tmp_path / "ca.pem")}
+    async with (
+        Simulator(password=PASSWORD, ssl_context=server) as upstream,
+        running(upstream.url, settings, client_tls=client) as proxied,
+    ):
+        async with proxied.socket() as socket:
+            [answer] = await exchange(socket, [handshake()])
+            assert answer["successful"] is True
+        async with proxied.post([handshake()]) as response:
+            assert (await response.json())[0]["successful"] is True
+            assert response.headers["Set-Cookie"].startswith("BAYEUX_BROWSER=")
+
+
+async def test_upstream_with_an_unknown_certificate_gets_no_credential(authority: trustme.CA) -> None:
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server)
+    async with Simulator(ssl_context=server) as upstream, running(upstream.url) as proxied:
+        async with proxied.post([{"channel": "/meta/connect"}]) as response:
+            assert response.status == 502
+            assert "Certificate" in await response.text()
+        assert upstream.requests == []
+
+
+async def test_drain_says_goodbye_to_everybody_in_their_own_words(upstream: Simulator) -> None:
+    async with running(upstream.url) as proxied, proxied.socket() as socket:
+        [answer] = await exchange(socket, [handshake()])
+        async with proxied.post([handshake()]) as response:
+            [shaken] = await response.json()
+            cookies = {"Cookie": response.headers["Set-Cookie"].partition(";")[0]}
+        connect = {"channel": "/meta/connect", "id": "7", "clientId": shaken["clientId"]}
+        parked = asyncio.get_running_loop().create_task(posted(proxied, [connect], cookies))
+        await upstream.until(lambda: upstream.held_connects == 1)
+
+        await proxied.proxy.drain()
+
+        assert await closed(socket) == (WSCloseCode.GOING_AWAY, "Connect again")
+        [goodbye] = await parked
+        assert (goodbye["id"], goodbye["successful"]) == ("7", True)
+        assert goodbye["advice"]["reconnect"] == "retry"
+        assert goodbye["advice"]["interval"] >= 1000
+        assert answer["successful"] is True
+        assert await probe(proxied, "/readyz") == (503, "draining")
+        assert await probe(proxied, "/livez") == (200, "ok")
+
+
+async def posted(proxied: Running, batch: object, headers: dict[str, str]) -> Any:
+    async with proxied.post(batch, headers=headers) as response:
+        return msgspec.json.decode(await response.read())
+
+
+async def test_parked_connect_that_has_had_spaces_gets_its_goodbye_too() -> None:
+    async with (
+        Simulator(password=PASSWORD, keepalive_seconds=0.02) as upstream,
+        running(upstream.url) as proxied,
+    ):
+        async with proxied.post([handshake()]) as response:
+            [shaken] = await response.json()
+            cookies = {"Cookie": response.headers["Set-Cookie"].partition(";")[0]}
+        connect = {"channel": "/meta/connect", "id": "7", "clientId": shaken["clientId"]}
+        async with proxied.post([connect], headers=cookies) as response:
+            await response.content.readexactly(1)
+            await proxied.proxy.drain()
+            [goodbye] = msgspec.json.decode(await response.read())
+            assert goodbye["advice"]["reconnect"] == "retry"
+
+
+async def test_newcomers_are_sent_away_while_draining(proxied: Running) -> None:
+    await proxied.proxy.drain()
+    async with proxied.post([handshake()]) as response:
+        [answer] = await response.json()
+        assert answer["advice"]["reconnect"] == "handshake"
+    async with proxied.post([{"channel": "/meta/connect"}]) as response:
+        assert response.status == 503
+        assert int(response.headers["Retry-After"]) > 0
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await proxied.client.ws_connect(f"{proxied.url}/cep/realtime")
+
+    assert refused.value.status == 503
+    assert proxied.upgrades() == {("refused", "draining"): 1}
+    assert proxied.handshakes("long-polling") == {("refused", "unavailable"): 1}
+
+
+async def test_handshake_in_flight_at_the_end_counts_as_drained(proxied: Running, upstream: Simulator) -> None:
+    upstream.answers_handshakes = False
+    async with proxied.socket() as socket:
+        await socket.send_str(msgspec.json.encode([handshake()]).decode())
+        await upstream.until(lambda: len(upstream.messages) == 1)
+        await proxied.proxy.drain()
+
+    assert proxied.handshakes() == {("unanswered", "drained"): 1}
+
+
+async def test_connections_that_never_leave_are_cut_off_in_time(upstream: Simulator) -> None:
+    started = time.monotonic()
+    async with running(upstream.url, {"drain.timeout_seconds": 0.1}) as proxied:
+        sockets = [await proxied.client.ws_connect(f"{proxied.url}/cep/realtime") for _ in range(20)]
+        await proxied.proxy.drain()  # nobody reads: no close frame is answered
+    for socket in sockets:
+        await socket.close()
+    assert time.monotonic() - started < 20
+
+
+async def test_demo_fills_in_and_shows_how_handshakes_ended() -> None:
+    stop = asyncio.Event()
+    ports: list[int] = []
+    for _ in range(2):  # two neighbouring pairs of free ports
+        ports.append(await free_pair(ports))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(show(stop, public_port=ports[0], admin_port=ports[1]))
+        async with aiohttp.ClientSession() as client:
+            base = f"http://localhost:{ports[0]}"
+            page = await until_served(client, f"{base}/")
+            assert "Content-Security-Policy" in page.headers
+            async with client.ws_connect(f"{base}/notification/realtime", origin=base) as socket:
+                [answer] = await exchange(socket, [handshake()])
+                subscribe = {"channel": "/meta/subscribe", "clientId": answer["clientId"]}
+                await exchange(socket, [subscribe | {"subscription": "/measurements/*"}])
+                assert (await receive(socket))[0]["channel"].startswith("/measurements/")
+            async with client.get(f"{base}/demo/outcomes") as response:
+                told = await response.json()
+        stop.set()
+    assert told["wrong"] == []
+    assert [(row["outcome"], row["count"]) for row in told["here"]] == [("accepted", 1)]
+
+
+async def free_pair(taken: list[int]) -> int:
+    """A port that is free, as is the one above it."""
+    while True:
+        first = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        port: int = first.sockets[0].getsockname()[1]
+        first.close()
+        try:
+            second = await asyncio.start_server(lambda *_: None, "127.0.0.1", port + 1)
+        except OSError:
+            continue
+        second.close()
+        if not {port, port + 1} & {number + step for number in taken for step in (0, 1)}:
+            return port
+
+
+async def until_served(client: aiohttp.ClientSession, url: str) -> aiohttp.ClientResponse:
+    while True:
+        try:
+            async with client.get(url) as response:
+                await response.read()
+                return response
+        except aiohttp.ClientConnectionError:
+            await asyncio.sleep(0)
