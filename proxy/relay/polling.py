@@ -128,6 +128,8 @@ class _Poll:
 
     async def pass_through(self, body: bytes) -> StreamResponse:
         """Relay a SmartREST body as it is, with the credential in the headers."""
+        if self._relay.live.draining:
+            raise Draining
         credential = await self._relay.handshakes.source.obtain(self._head, self._endpoint)
         self._negotiation = self._relay.handshakes.negotiation(credential)
         headers = self._up_headers({}) | {"X-Id": self._head.value("x-id") or "", "Content-Type": "text/plain"}
@@ -176,7 +178,8 @@ class _Poll:
         async for chunk in self._observed(answer) if self._negotiation.pending else answer.chunks:
             size += len(chunk)
             self._parked = self._parked and chunk.isspace()
-            await response.write(joiner.feed(chunk) if joiner else chunk)
+            if down := joiner.feed(chunk) if joiner else chunk:
+                await response.write(down)
         if joiner is not None:
             await response.write(joiner.end())
         await response.write_eof()

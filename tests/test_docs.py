@@ -1,0 +1,66 @@
+"""The docs say what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from proxy.config.reference import reference, schema
+from proxy.gate.crossing import DOWN_ON_POST, UP_ON_POST
+from proxy.gate.endpoints import ENDPOINTS
+from proxy.operations.metrics import HANDSHAKE_REASONS, UPGRADE_REASONS, Metrics
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "made"), [("docs/configuration.md", reference), ("config/schema.json", schema)], ids=str
+)
+def test_what_is_generated_is_up_to_date(name: str, made: object) -> None:
+    assert callable(made)
+    assert text(name) == made(), "run `make reference`"
+
+
+def test_every_metric_and_no_other_is_described() -> None:
+    registered = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in Metrics("stored").registry.collect()
+    }
+    assert set(re.findall(r"\| `(c8y_realtime_proxy_\w+)` \|", text("docs/metrics.md"))) == registered
+
+
+@pytest.mark.parametrize("reasons", [HANDSHAKE_REASONS, UPGRADE_REASONS], ids=["handshakes", "upgrades"])
+def test_every_reason_is_described(reasons: dict[str, tuple[str, ...]]) -> None:
+    described = text("docs/metrics.md")
+    for outcome, names in reasons.items():
+        for name in (outcome, *names):
+            assert f"`{name}`" in described
+
+
+def test_every_header_and_endpoint_that_crosses_is_published() -> None:
+    published = text("docs/crossing.md").lower()
+    for name in (*UP_ON_POST, *DOWN_ON_POST, *ENDPOINTS):
+        assert f"`{name}`" in published
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))])
+def test_no_link_in_the_docs_is_broken(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", text(page)):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_every_runtime_dependency_has_its_reason() -> None:
+    declared = re.findall(r'^    "([a-z-]+)>=', text("pyproject.toml"), flags=re.MULTILINE)
+    assert len(declared) >= 4
+    for name in declared:
+        assert f"| {name} |" in text("docs/dependencies.md")
+
+
+def test_the_lock_names_no_index() -> None:
+    for file in (ROOT / "requirements").glob("*.txt"):
+        assert "://" not in file.read_text()
