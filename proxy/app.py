@@ -22,6 +22,7 @@ from proxy.gate.peers import TrustedProxies
 from proxy.operations.admin import admin_application
 from proxy.operations.live import Live
 from proxy.operations.metrics import Metrics
+from proxy.relay.carriage import Carriage
 from proxy.relay.front import Front, Listener, Page
 from proxy.relay.handshakes import Handshakes
 from proxy.relay.polling import PollingRelay
@@ -74,17 +75,22 @@ class Proxy:
 
     def _wire(self, pages: Mapping[str, Page]) -> Front:
         config = self._config
-        # Both transports share what decides about handshakes and about what crosses.
-        handshakes = Handshakes(
-            self._source,
+        carriage = Carriage(
+            Handshakes(
+                self._source,
+                self.metrics,
+                client_authn=config.handshake.client_authn,
+                system_of_units=config.handshake.system_of_units,
+            ),
+            self._upstream,
+            Crossing(
+                relayed_cookies=config.upstream.relayed_cookies,
+                is_clients_own=self._source.is_clients_own,
+                application_key=config.upstream.application_key,
+            ),
+            self._limits,
             self.metrics,
-            client_authn=config.handshake.client_authn,
-            system_of_units=config.handshake.system_of_units,
-        )
-        crossing = Crossing(
-            relayed_cookies=config.upstream.relayed_cookies,
-            is_clients_own=self._source.is_clients_own,
-            application_key=config.upstream.application_key,
+            self._live,
         )
         return Front(
             gate=Gate(
@@ -93,23 +99,9 @@ class Proxy:
                 origins=config.gate.origins,
                 relayed_cookies=config.upstream.relayed_cookies,
             ),
-            websocket=WebSocketRelay(
-                handshakes,
-                upstream=self._upstream,
-                crossing=crossing,
-                limits=self._limits,
-                metrics=self.metrics,
-                live=self._live,
-            ),
-            polling=PollingRelay(
-                handshakes,
-                upstream=self._upstream,
-                crossing=crossing,
-                limits=self._limits,
-                metrics=self.metrics,
-                live=self._live,
-                smartrest=config.handshake.smartrest,
-            ),
+            websocket=WebSocketRelay(carriage),
+            polling=PollingRelay(carriage, smartrest=config.handshake.smartrest),
+            metrics=self.metrics,
             trusted_proxies=TrustedProxies(map(ip_network, config.gate.trusted_proxies)),
             pages=pages,
         )

@@ -14,7 +14,7 @@ from proxy.gate.endpoints import endpoint_of
 from proxy.gate.limits import Limits
 from proxy.gate.peers import TrustedProxies
 from proxy.head import Head
-from proxy.operations.metrics import UPGRADE_REASONS
+from proxy.operations.metrics import UPGRADE_REASONS, Metrics
 from proxy.relay.failures import BadRequest, Crowded, http_failure
 from proxy.relay.polling import PollingRelay
 from proxy.relay.websocket import WebSocketRelay
@@ -41,12 +41,14 @@ class Front:
         gate: Gate,
         websocket: WebSocketRelay,
         polling: PollingRelay,
+        metrics: Metrics,
         trusted_proxies: TrustedProxies,
         pages: Mapping[str, Page],
     ) -> None:
         self._gate = gate
         self._websocket = websocket
         self._polling = polling
+        self._metrics = metrics
         self._trusted_proxies = trusted_proxies
         self._pages = pages
 
@@ -90,7 +92,7 @@ class Front:
         if is_upgrade:
             reason = failure.reason if failure else "unavailable"
             outcome = next(outcome for outcome, reasons in UPGRADE_REASONS.items() if reason in reasons)
-            self._websocket.metrics.upgrade(outcome, reason)
+            self._metrics.upgrade(outcome, reason)
         response = Response(
             status=failure.status if failure else 500,
             text=f"{failure.text if failure else 'Internal error'}\n",

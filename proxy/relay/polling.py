@@ -11,14 +11,11 @@ from proxy.bayeux.messages import encode
 from proxy.bayeux.negotiation import ClientAuthn, Outcome, Up, refuse
 from proxy.bayeux.replies import Joiner, Refusal
 from proxy.credentials.sources import NoCredential
-from proxy.gate.crossing import Crossing
-from proxy.gate.limits import Limits
 from proxy.head import Head
-from proxy.operations.live import Live
-from proxy.operations.metrics import Metrics
+from proxy.relay.carriage import Carriage, now
 from proxy.relay.failures import BadRequest, Draining
-from proxy.relay.handshakes import Handshakes, jittered, no_credential, unavailable
-from proxy.upstream.client import Answer, Upstream, UpstreamUnavailable
+from proxy.relay.handshakes import jittered, no_credential, unavailable
+from proxy.upstream.client import Answer, UpstreamUnavailable
 
 
 JSON: Final = "application/json;charset=UTF-8"
@@ -31,23 +28,8 @@ class PollingRelay:
     `smartrest` lets requests with an `X-Id` header pass as text, unread: around every check of messages.
     """
 
-    def __init__(
-        self,
-        handshakes: Handshakes,
-        *,
-        upstream: Upstream,
-        crossing: Crossing,
-        limits: Limits,
-        metrics: Metrics,
-        live: Live,
-        smartrest: bool = False,
-    ) -> None:
-        self.handshakes = handshakes
-        self.upstream = upstream
-        self.crossing = crossing
-        self.limits = limits
-        self.metrics = metrics
-        self.live = live
+    def __init__(self, carriage: Carriage, *, smartrest: bool = False) -> None:
+        self._carriage = carriage
         self._smartrest = smartrest
 
     async def handle(
@@ -58,9 +40,9 @@ class PollingRelay:
         if not is_smartrest:
             _check_content(head)
         body = await self._body(request)
-        self.metrics.relayed("long-polling", "up", len(body))
-        poll = _Poll(self, request, head, endpoint, headers)
-        with self.live.joined("long-polling", poll.leave):
+        self._carriage.metrics.relayed("long-polling", "up", len(body))
+        poll = _Poll(self._carriage, request, head, endpoint, headers)
+        with self._carriage.live.joined("long-polling", poll.leave):
             return await (poll.pass_through(body) if is_smartrest else poll.relay(body))
 
     def _is_smartrest(self, head: Head) -> bool:
@@ -72,13 +54,13 @@ class PollingRelay:
 
     async def _body(self, request: BaseRequest) -> bytes:
         """The whole body. Raises BadRequest when it is too big or too slow."""
-        limit = self.limits.client_payload_bytes
+        limit = self._carriage.limits.client_payload_bytes
         too_big = BadRequest(413, f"The payload is bigger than {limit} bytes (limits.client_payload_bytes)")
         if (request.content_length or 0) > limit:
             raise too_big
         body = bytearray()
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
+            async with asyncio.timeout(self._carriage.limits.body_seconds):
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > limit:
@@ -92,14 +74,14 @@ class _Poll:
     """One POST on its way."""
 
     def __init__(
-        self, relay: PollingRelay, request: BaseRequest, head: Head, endpoint: str, headers: Mapping[str, str]
+        self, carriage: Carriage, request: BaseRequest, head: Head, endpoint: str, headers: Mapping[str, str]
     ) -> None:
-        self._relay = relay
+        self._carriage = carriage
         self._request = request
         self._head = head
         self._endpoint = endpoint
         self._headers = headers
-        self._negotiation = relay.handshakes.negotiation(None)
+        self._negotiation = carriage.handshakes.negotiation(None)
         self._patience = asyncio.timeout(None)  # runs out when upstream is silent over a handshake, or when we leave
         self._parked = False
         self._leaving = False
@@ -107,13 +89,13 @@ class _Poll:
 
     async def relay(self, body: bytes) -> StreamResponse:
         """Judge the body, relay it, answer. Every handshake in it is settled when this ends, however it ends."""
-        if self._relay.live.draining:
+        if self._carriage.live.draining:
             return await self._refused(body, unavailable("This proxy is going down"), Draining())
         own = self._own_credential()
         try:
-            credential = None if own else await self._relay.handshakes.source.obtain(self._head, self._endpoint)
-            self._negotiation = self._relay.handshakes.negotiation(credential)
-            up = self._negotiation.from_client(body, _now())
+            credential = None if own else await self._carriage.handshakes.source.obtain(self._head, self._endpoint)
+            self._negotiation = self._carriage.handshakes.negotiation(credential)
+            up = self._negotiation.from_client(body, now())
             headers = self._up_headers(own) | {"Content-Type": JSON}
         except NoCredential as problem:
             return await self._refused(body, no_credential(problem), problem)
@@ -124,16 +106,16 @@ class _Poll:
             return await self._exchange(body, headers, up.payload, up)
         finally:
             # Only a cancellation leaves any: the client is gone, or our time to drain is over.
-            self._settle(self._negotiation.abandon(_now(), "drained" if self._leaving else "client_gone"))
+            self._settle(self._negotiation.abandon(now(), "drained" if self._leaving else "client_gone"))
 
     async def pass_through(self, body: bytes) -> StreamResponse:
         """Relay a SmartREST body as it is, with the credential in the headers."""
-        if self._relay.live.draining:
+        if self._carriage.live.draining:
             raise Draining
-        credential = await self._relay.handshakes.source.obtain(self._head, self._endpoint)
-        self._negotiation = self._relay.handshakes.negotiation(credential)
+        credential = await self._carriage.handshakes.source.obtain(self._head, self._endpoint)
+        self._negotiation = self._carriage.handshakes.negotiation(credential)
         headers = self._up_headers({}) | {"X-Id": self._head.value("x-id") or "", "Content-Type": "text/plain"}
-        async with self._relay.upstream.post(self._head.path, headers, body) as answer:
+        async with self._carriage.upstream.post(self._head.path, headers, body) as answer:
             self._note_status(answer.status)
             return await self._stream(answer, None)
 
@@ -141,7 +123,7 @@ class _Poll:
         """End a held connect with advice to come back; anything else is soon over by itself."""
         self._leaving = True
         if self._parked and not self._patience.expired():
-            self._patience.reschedule(_now())
+            self._patience.reschedule(now())
 
     async def _exchange(self, body: bytes, headers: Mapping[str, str], payload: bytes, up: Up) -> StreamResponse:
         """Send the judged payload up and its answer down; `body` is as the client sent it, for a refusal."""
@@ -149,21 +131,21 @@ class _Poll:
             async with self._patience:
                 self._parked = self._negotiation.goodbye(0) is not None
                 if self._negotiation.pending:
-                    self._patience.reschedule(_now() + self._relay.limits.handshake_seconds)
-                async with self._relay.upstream.post(self._head.path, headers, payload) as answer:
+                    self._patience.reschedule(now() + self._carriage.limits.handshake_seconds)
+                async with self._carriage.upstream.post(self._head.path, headers, payload) as answer:
                     self._settle(up.outcomes)
                     self._note_status(answer.status)
                     return await self._stream(answer, Joiner(up.replies) if up.replies else None)
         except TimeoutError:
             if goodbye := self._negotiation.goodbye(jittered(_GOODBYE_MS)):
                 return await self._finish(goodbye)
-            self._settle(self._negotiation.abandon(_now(), "timeout"))
+            self._settle(self._negotiation.abandon(now(), "timeout"))
             replies = refuse(body, unavailable("Upstream did not answer in time")).replies
             return self._break_off() if self._response else await self._finish(encode(replies))
         except UpstreamUnavailable as problem:
             if self._response is None:
                 return await self._refused(body, unavailable(str(problem)), problem)
-            self._settle(self._negotiation.abandon(_now(), "upstream_gone"))
+            self._settle(self._negotiation.abandon(now(), "upstream_gone"))
             return self._break_off()
         except ConnectionError:  # the client's: it is gone
             return self._break_off()
@@ -183,7 +165,7 @@ class _Poll:
         if joiner is not None:
             await response.write(joiner.end())
         await response.write_eof()
-        self._relay.metrics.relayed("long-polling", "down", size)
+        self._carriage.metrics.relayed("long-polling", "down", size)
         return response
 
     async def _observed(self, answer: Answer) -> AsyncIterator[bytes]:
@@ -194,16 +176,16 @@ class _Poll:
                 yield chunk
                 continue
             held += chunk
-            if len(held) > self._relay.limits.upstream_payload_bytes:
+            if len(held) > self._carriage.limits.upstream_payload_bytes:
                 raise UpstreamUnavailable("Upstream's answer to a handshake exceeds limits.upstream_payload_bytes")
-        down = self._negotiation.from_upstream(held, _now())
-        self._settle([*down.outcomes, *self._negotiation.abandon(_now(), "upstream_gone")])
+        down = self._negotiation.from_upstream(held, now())
+        self._settle([*down.outcomes, *self._negotiation.abandon(now(), "upstream_gone")])
         if down.payload:
             yield down.payload
 
     async def _start(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> StreamResponse:
         response = StreamResponse(status=status, headers=self._headers)
-        response.headers.extend(self._relay.crossing.down_headers(headers, secure=self._head.secure))
+        response.headers.extend(self._carriage.crossing.down_headers(headers, secure=self._head.secure))
         response.content_length = length
         self._response = response
         self._parked = self._parked and length is None
@@ -219,7 +201,7 @@ class _Poll:
 
     async def _refused(self, body: bytes, refusal: Refusal, problem: Exception) -> StreamResponse:
         """Refuse the whole body in the shape of Bayeux if there is a handshake in it, else by an HTTP status."""
-        self._negotiation.abandon(_now(), "upstream_gone")  # they count as refused instead
+        self._negotiation.abandon(now(), "upstream_gone")  # they count as refused instead
         refused = refuse(body, refusal)
         if not refused.outcomes:
             raise problem
@@ -235,15 +217,15 @@ class _Poll:
     def _note_status(self, status: int) -> None:
         """Settle what upstream says by HTTP status; a 401 is about the credential, whatever was asked."""
         if status != HTTPStatus.OK:
-            self._settle(self._negotiation.answered_with_status(status, _now()))
+            self._settle(self._negotiation.answered_with_status(status, now()))
         credential = self._negotiation.credential
         if status == HTTPStatus.UNAUTHORIZED and credential is not None:
-            self._relay.handshakes.source.reject(credential, self._endpoint)
+            self._carriage.handshakes.source.reject(credential, self._endpoint)
 
     def _own_credential(self) -> dict[str, str]:
         """The client's own credential headers where they count: under `fill`, and when there is something in them."""
         scheme, _, value = (self._head.value("authorization") or "").partition(" ")
-        if self._relay.handshakes.client_authn is not ClientAuthn.FILL or not value.strip():
+        if self._carriage.handshakes.client_authn is not ClientAuthn.FILL or not value.strip():
             return {}
         tfa = self._head.value("tfatoken")
         return {"Authorization": f"{scheme} {value.strip()}"} | ({"tfatoken": tfa} if tfa else {})
@@ -252,13 +234,13 @@ class _Poll:
         """The headers that go up, with one kind of credential. Raises NoCredential while a half of it is missing."""
         credential = self._negotiation.credential
         if credential is None:
-            return self._relay.crossing.post_headers(self._head, own, {})
+            return self._carriage.crossing.post_headers(self._head, own, {})
         if credential.authn() is None:
             raise NoCredential("No XSRF token: send it as X-XSRF-TOKEN, or in the handshake")
-        return self._relay.crossing.post_headers(self._head, credential.headers(), credential.cookies())
+        return self._carriage.crossing.post_headers(self._head, credential.headers(), credential.cookies())
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
-        self._relay.handshakes.settle("long-polling", outcomes, self._negotiation.credential, self._endpoint)
+        self._carriage.handshakes.settle("long-polling", outcomes, self._negotiation.credential, self._endpoint)
 
 
 def _check_content(head: Head) -> None:
@@ -271,7 +253,3 @@ def _check_content(head: Head) -> None:
         raise BadRequest(415, "Send Content-Type: application/json, in UTF-8")
     if (head.value("content-encoding") or "identity").lower() != "identity":
         raise BadRequest(415, "Send the body without Content-Encoding")
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -14,11 +14,8 @@ from aiohttp.web import BaseRequest, WebSocketResponse
 from proxy.bayeux.messages import encode
 from proxy.bayeux.negotiation import Outcome
 from proxy.credentials.kinds import Credential
-from proxy.gate.crossing import Crossing
-from proxy.gate.limits import Limits
 from proxy.head import Head
-from proxy.operations.live import Live
-from proxy.operations.metrics import Metrics
+from proxy.relay.carriage import Carriage, now
 from proxy.relay.failures import (
     FAULT,
     BadRequest,
@@ -32,8 +29,7 @@ from proxy.relay.failures import (
     Side,
     closing,
 )
-from proxy.relay.handshakes import Handshakes
-from proxy.upstream.client import CLOSE_SECONDS, Upstream, UpstreamSocket
+from proxy.upstream.client import CLOSE_SECONDS, UpstreamSocket
 
 
 log = logging.getLogger(__name__)
@@ -44,22 +40,8 @@ _KEY_BYTES: Final = 16
 class WebSocketRelay:
     """Relays WebSockets; one instance for all, each life in one call of `handle`."""
 
-    def __init__(
-        self,
-        handshakes: Handshakes,
-        *,
-        upstream: Upstream,
-        crossing: Crossing,
-        limits: Limits,
-        metrics: Metrics,
-        live: Live,
-    ) -> None:
-        self.handshakes = handshakes
-        self.limits = limits
-        self.metrics = metrics
-        self.live = live
-        self._upstream = upstream
-        self._crossing = crossing
+    def __init__(self, carriage: Carriage) -> None:
+        self._carriage = carriage
 
     async def handle(self, request: BaseRequest, head: Head, endpoint: str) -> WebSocketResponse:
         """Open, relay and close one WebSocket.
@@ -70,10 +52,10 @@ class WebSocketRelay:
         try:
             client, upstream, credential = await self._open(request, head, endpoint)
         except asyncio.CancelledError:
-            self.metrics.upgrade("unanswered", "client_gone")
+            self._carriage.metrics.upgrade("unanswered", "client_gone")
             raise
-        self.metrics.upgrade("accepted", "ok")
-        await _Connection(self, client, upstream, credential, endpoint).relay()
+        self._carriage.metrics.upgrade("accepted", "ok")
+        await _Connection(self._carriage, client, upstream, credential, endpoint).relay()
         return client
 
     async def _open(
@@ -81,20 +63,21 @@ class WebSocketRelay:
     ) -> tuple[WebSocketResponse, UpstreamSocket, Credential]:
         """Choose the credential, dial upstream, and only then accept the client."""
         _check_upgrade(head)
-        if self.live.draining:
+        carriage = self._carriage
+        if carriage.live.draining:
             raise Draining
-        credential = await self.handshakes.source.obtain(head, endpoint)
-        headers = self._crossing.upgrade_headers(head, credential.cookies())
-        upstream = await self._upstream.dial(head.path, headers)
+        credential = await carriage.handshakes.source.obtain(head, endpoint)
+        headers = carriage.crossing.upgrade_headers(head, credential.cookies())
+        upstream = await carriage.upstream.dial(head.path, headers)
         client = WebSocketResponse(
             autoclose=False,
             compress=False,  # it would hide messages, and costs 100 KiB a pair
             decode_text=False,
-            heartbeat=self.limits.heartbeat_seconds,
-            max_msg_size=self.limits.client_payload_bytes,
+            heartbeat=carriage.limits.heartbeat_seconds,
+            max_msg_size=carriage.limits.client_payload_bytes,
             timeout=CLOSE_SECONDS,
         )
-        client.headers.extend(self._crossing.down_headers(upstream.headers, secure=head.secure))
+        client.headers.extend(carriage.crossing.down_headers(upstream.headers, secure=head.secure))
         try:
             await client.prepare(request)
         except BaseException:
@@ -106,21 +89,21 @@ class WebSocketRelay:
 class _Connection:
     """Both legs of one WebSocket and the handshakes in flight on it."""
 
-    __slots__ = ("_client", "_endpoint", "_leaving", "_negotiation", "_patience", "_relay", "_relaying", "_upstream")
+    __slots__ = ("_carriage", "_client", "_endpoint", "_leaving", "_negotiation", "_patience", "_relaying", "_upstream")
 
     def __init__(
         self,
-        relay: WebSocketRelay,
+        carriage: Carriage,
         client: WebSocketResponse,
         upstream: UpstreamSocket,
         credential: Credential,
         endpoint: str,
     ) -> None:
-        self._relay = relay
+        self._carriage = carriage
         self._client = client
         self._upstream = upstream
         self._endpoint = endpoint
-        self._negotiation = relay.handshakes.negotiation(credential)
+        self._negotiation = carriage.handshakes.negotiation(credential)
         self._patience = asyncio.timeout(None)  # runs out when upstream is silent over a handshake, or when we leave
         self._leaving = False
         self._relaying = True
@@ -128,7 +111,7 @@ class _Connection:
     async def relay(self) -> None:
         """Relay until it ends, for whatever reason; then record what got no answer, and close both legs."""
         end = FAULT
-        with self._relay.live.joined("websocket", self._leave):
+        with self._carriage.live.joined("websocket", self._leave):
             try:
                 end = await self._ending()
             except asyncio.CancelledError:  # the client's transport is gone, or our time to drain is over
@@ -136,7 +119,7 @@ class _Connection:
                 raise
             finally:
                 self._relaying = False
-                self._settle(self._negotiation.abandon(_now(), end.unanswered))
+                self._settle(self._negotiation.abandon(now(), end.unanswered))
                 await asyncio.gather(
                     self._upstream.close(code=end.upstream, message=end.text),
                     self._client.close(code=end.client, message=end.text),
@@ -163,11 +146,11 @@ class _Connection:
         """Client to upstream: every payload judged."""
         while True:
             payload = await _receive(self._client, "client")
-            self._relay.metrics.relayed("websocket", "up", len(payload))
-            up = self._negotiation.from_client(payload, _now())
+            self._carriage.metrics.relayed("websocket", "up", len(payload))
+            up = self._negotiation.from_client(payload, now())
             self._settle(up.outcomes)
             if self._negotiation.pending and self._patience.when() is None:
-                self._patience.reschedule(_now() + self._relay.limits.handshake_seconds)
+                self._patience.reschedule(now() + self._carriage.limits.handshake_seconds)
             if up.payload is not None:
                 await _sent("upstream", self._upstream.send_frame(up.payload, WSMsgType.TEXT))
             if up.replies:
@@ -179,10 +162,10 @@ class _Connection:
         """Upstream to client: as it comes, observed only while an answer is awaited."""
         while True:
             payload = await _receive(self._upstream, "upstream")
-            self._relay.metrics.relayed("websocket", "down", len(payload))
+            self._carriage.metrics.relayed("websocket", "down", len(payload))
             outcomes: Sequence[Outcome] = ()
             if self._negotiation.pending:
-                down = self._negotiation.from_upstream(payload, _now())
+                down = self._negotiation.from_upstream(payload, now())
                 payload, outcomes = down.payload, down.outcomes
                 self._settle(outcomes)
                 if not self._negotiation.pending and not self._leaving:
@@ -192,16 +175,12 @@ class _Connection:
                 raise HandshakeRejected
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
-        self._relay.handshakes.settle("websocket", outcomes, self._negotiation.credential, self._endpoint)
+        self._carriage.handshakes.settle("websocket", outcomes, self._negotiation.credential, self._endpoint)
 
     def _leave(self) -> None:
         self._leaving = True
         if self._relaying and not self._patience.expired():
-            self._patience.reschedule(_now())
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+            self._patience.reschedule(now())
 
 
 async def _receive(leg: WebSocketResponse | UpstreamSocket, side: Side) -> bytes:

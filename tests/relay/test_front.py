@@ -183,7 +183,7 @@ async def test_expectation_of_a_go_ahead_is_met(proxied: Running) -> None:
 @pytest.mark.logs_errors
 async def test_fault_of_ours_tells_the_client_nothing(upstream: Simulator, caplog: Any) -> None:
     async with running(upstream.url) as proxied:
-        proxied.proxy._front._polling.crossing = None  # type: ignore[assignment]
+        proxied.proxy._front._polling._carriage = None  # type: ignore[assignment]
         async with proxied.post([handshake()]) as response:
             assert (response.status, await response.text()) == (500, "Internal error\n")
     assert "fault of ours" in caplog.text
