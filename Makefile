@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install run test check lint types imports coverage e2e e2e-full lock reference clean
+.PHONY: help install run test check lint types imports coverage e2e e2e-full lock reference image clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,9 @@ lock: $(VENV)/.python ## resolve the dependencies anew and pin them by hash
 reference: $(VENV)/.installed ## write what is generated from the code anew: config/schema.json, docs/configuration.md
 	$(BIN)/python -m proxy.config schema > config/schema.json
 	$(BIN)/python -m proxy.config reference > docs/configuration.md
+
+image: ## container image, with buildah; BASE=debian where no image registry is reachable
+	deploy/image/build
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
