@@ -209,5 +209,5 @@ def _listener_tls(config: Config) -> ssl.SSLContext | None:
     if tls.certificate_file is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tls.certificate_file, tls.key_file)
+    context.load_cert_chain(tls.certificate_file, tls.key_file, password="")  # never asks a terminal
     return context

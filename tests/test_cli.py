@@ -78,7 +78,7 @@ async def test_second_signal_changes_nothing(upstream: Simulator) -> None:
 
 async def test_check_prints_every_problem_at_once_and_exits_2(tmp_path: Path) -> None:
     file = tmp_path / "proxy.toml"
-    file.write_text(f'''
+    file.write_text(f"""
         [listen]
         prot = 8080
         host = "0.0.0.0"
@@ -86,7 +86,7 @@ async def test_check_prints_every_problem_at_once_and_exits_2(tmp_path: Path) ->
         url = "ftp://tenant.example.com"
         [handshake]
         system_of_units = "{PASSWORD}"
-    ''')
+    """)
     code, output, errors = await command("check", "--config", str(file))
 
     assert code == 2
@@ -95,8 +95,10 @@ async def test_check_prints_every_problem_at_once_and_exits_2(tmp_path: Path) ->
         "listen.prot: is not a key of ours; did you mean listen.port?",
         "upstream.url: expected scheme, host and port alone, such as https://app.example.com",
         "handshake.system_of_units: expected 'imperial' or 'metric'",
-        "credentials.default.source: expected stored or cookie: no stored values were found to go by "
-        "(credentials.default.directory, or C8Y_TENANT, C8Y_USER and C8Y_PASSWORD)",
+        (
+            "credentials.default.source: expected stored or cookie: no stored values were found to go by "
+            "(credentials.default.directory, or C8Y_TENANT, C8Y_USER and C8Y_PASSWORD)"
+        ),
         "gate.hosts: expected the names this proxy is reached by, since it listens beyond loopback",
         "5 problems in the configuration",
     ]

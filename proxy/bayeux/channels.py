@@ -20,5 +20,6 @@ def is_lookalike(channel: str) -> bool:
     """
     if channel in _META:
         return False
-    segments = [segment for part in channel.split("/") if (segment := part.strip())]
+    visible = "".join(character for character in channel if character.isprintable() and not character.isspace())
+    segments = [segment for segment in visible.split("/") if segment]
     return bool(segments) and segments[0].casefold() == "meta"

@@ -60,7 +60,7 @@ def _reply(message: Message, *, successful: bool) -> Message:
 
 
 class Joiner:
-    """Puts our replies in front of upstream's first array element while the body streams by.
+    """Puts our replies, at least one, in front of upstream's first array element while the body streams by.
 
     Whitespace in front passes at once, for it is the keep-alive of a held connect. A lone object becomes an array;
     an empty body becomes our replies alone.

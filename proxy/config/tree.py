@@ -1,65 +1,17 @@
 """The sections and keys, each with its default, its bounds and a sentence about it."""
 
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
 
 from proxy.bayeux.negotiation import ClientAuthn
+from proxy.config.values import Bytes, CookieName, HeaderValue, Host, Network, Origin, Port, ProxyUrl, Seconds
 
 
 PREFIX: Final = "C8Y_REALTIME_PROXY__"
-
-
-def _origin(text: str) -> str:
-    parts = urlsplit(text)
-    port = f":{parts.port}" if parts.port is not None and parts.port != _DEFAULT_PORTS.get(parts.scheme) else ""
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    if (
-        parts.scheme not in _DEFAULT_PORTS
-        or not host
-        or text.lower().rstrip("/") != f"{parts.scheme}://{parts.netloc}".lower()
-    ):
-        raise ValueError("expected scheme, host and port alone, such as https://app.example.com")
-    return f"{parts.scheme}://{host}{port}"
-
-
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
-
-def _upstream_url(text: str) -> str:
-    if "@" in text:
-        raise ValueError("expected no user or password in it: credentials have keys of their own")
-    return _origin(text)
-
-
-def _proxy_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise ValueError("expected the address of an HTTP proxy, such as http://proxy.example.com:3128")
-    return text
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ip_network(text))
-    except ValueError:
-        raise ValueError("expected an address or a network, such as 10.0.0.0/8") from None
-
-
-def _host(text: str) -> str:
-    if not text or "/" in text or any(character.isspace() for character in text):
-        raise ValueError("expected a name or address, with or without a port, such as proxy.example.com")
-    return text.lower()
-
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
-Bytes = Annotated[int, Field(gt=0)]
 
 
 class _Section(BaseModel):
@@ -91,17 +43,15 @@ class Admin(_Section):
 class Upstream(_Section):
     """Cumulocity."""
 
-    url: Annotated[str, AfterValidator(_upstream_url)] = Field(
-        "", description="Scheme, host and port of the tenant. C8Y_BASEURL where it is not set."
-    )
+    url: Origin = Field("", description="Scheme, host and port of the tenant. C8Y_BASEURL where it is not set.")
     ca_file: Path | None = Field(None, description="Certificate authorities in PEM, in place of the system's.")
-    proxy_url: Annotated[str, AfterValidator(_proxy_url)] | None = Field(
-        None, repr=False, description="An HTTP proxy on the way to upstream."
-    )
-    relayed_cookies: tuple[str, ...] = Field(
+    proxy_url: ProxyUrl | None = Field(None, repr=False, description="An HTTP proxy on the way to upstream.")
+    relayed_cookies: tuple[CookieName, ...] = Field(
         ("BAYEUX_BROWSER",), description="Cookies that cross both ways by name; add a load balancer's here."
     )
-    application_key: str | None = Field(None, description="X-Cumulocity-Application-Key for clients that send none.")
+    application_key: HeaderValue | None = Field(
+        None, description="X-Cumulocity-Application-Key for clients that send none."
+    )
     open_timeout_seconds: Seconds = Field(
         8.0, description="DNS, TCP, TLS and upgrade together. Clients give up after 10."
     )
@@ -153,13 +103,13 @@ class Handshake(_Section):
 class GateSettings(_Section):
     """Who may come in."""
 
-    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+    origins: tuple[Origin, ...] = Field(
         (), description="Origins of the pages that may come in. Empty: no browser at all."
     )
-    hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = Field(
+    hosts: tuple[Host, ...] = Field(
         (), description="Host names that this proxy answers to, beside localhost. Required beyond loopback."
     )
-    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+    trusted_proxies: tuple[Network, ...] = Field(
         (), description="Networks whose X-Forwarded-For and X-Forwarded-Proto are believed. Empty: none is."
     )
 

@@ -11,6 +11,7 @@
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -36,6 +37,9 @@ def credential_from(values: Mapping[str, str]) -> Basic | Jwt:
 
     `token` alone makes a Jwt; `user` and `password`, with an optional `tenant` and `tfa`, make a Basic.
     """
+    for name, value in values.items():
+        if not _is_utf8(value):
+            raise BrokenCredential(f"{name} is not UTF-8 text")
     if "token" in values:
         others = [name for name in ("user", "password", "tfa") if name in values]
         if others:
@@ -48,11 +52,21 @@ def credential_from(values: Mapping[str, str]) -> Basic | Jwt:
     missing = [name for name in ("user", "password") if name not in values]
     if missing:
         raise BrokenCredential(f"{' and '.join(missing)} missing: store user and password, or a token")
-    if ":" in values["user"]:
-        raise BrokenCredential("user contains a colon, which basic authentication cannot carry")
+    for name in ("tenant", "user"):
+        if ":" in values.get(name, ""):
+            raise BrokenCredential(f"{name} contains a colon, which basic authentication cannot carry")
     if not is_token(values.get("tfa", "x")):
         raise BrokenCredential("tfa is not a token: it holds characters that no header carries")
     return Basic(values["user"], values["password"], tenant=values.get("tenant"), tfa=values.get("tfa"))
+
+
+def _is_utf8(value: str) -> bool:
+    """An environment may hold any bytes; Python smuggles those that are no UTF-8 into texts as surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 Fingerprint = tuple[object, ...]
@@ -100,12 +114,14 @@ class SecretDirectory:
 
     def _value(self, name: str, directory: int) -> str | None:
         try:
-            file = os.open(name, os.O_RDONLY, dir_fd=directory)
+            file = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=directory)  # a pipe must not hold us up
         except FileNotFoundError:
             return None
         except OSError as error:
             raise BrokenCredential(f"{self._path / name} cannot be read: {error.strerror}") from None
         try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise BrokenCredential(f"{self._path / name} is not a file")
             content = os.read(file, _FILE_LIMIT)
             value = content.decode().rstrip("\r\n")
         except OSError as error:

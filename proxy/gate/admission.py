@@ -36,7 +36,7 @@ class Gate:
         origins: Collection[str],
         relayed_cookies: Collection[str],
     ) -> None:
-        self._hosts = {host.lower() for host in hosts} | {"localhost", _unbracketed(listening_on).lower()}
+        self._hosts = {_unbracketed(host.lower()) for host in (*hosts, listening_on, "localhost")}
         self._loopback = is_loopback(listening_on)
         self._origins = frozenset(origins)
         self._harmless = frozenset(relayed_cookies)

@@ -37,7 +37,7 @@ class Crossing:
     def __init__(
         self, *, relayed_cookies: Collection[str], is_clients_own: bool, application_key: str | None = None
     ) -> None:
-        self._relayed = frozenset(relayed_cookies)
+        self._relayed = frozenset(relayed_cookies) - frozenset(_SESSION_COOKIES)  # those cross as a credential only
         self._down = self._relayed | (frozenset(_SESSION_COOKIES) if is_clients_own else frozenset())
         self._is_clients_own = is_clients_own
         self._application_key = application_key
@@ -75,13 +75,13 @@ class Crossing:
         return crossing
 
     def _fitted(self, cookie: str, *, secure: bool) -> str | None:
-        """A `Set-Cookie` value that a client of ours keeps: without upstream's Domain, and without `Secure` (and the
-        `SameSite=None` that needs it) where the client's connection is not encrypted.
+        """A `Set-Cookie` value that a client of ours keeps: without upstream's Domain, and without `Secure` (and
+        what needs it, `SameSite=None` and `Partitioned`) where the client's connection is not encrypted.
         """
         first, *attributes = [part.strip() for part in cookie.split(";")]
         if first.partition("=")[0].strip() not in self._down:
             return None
-        dropped = {"domain"} if secure else {"domain", "secure"}
+        dropped = {"domain"} if secure else {"domain", "secure", "partitioned"}
         kept = [attribute for attribute in attributes if attribute.partition("=")[0].strip().lower() not in dropped]
         if not secure:
             kept = [attribute for attribute in kept if attribute.replace(" ", "").lower() != "samesite=none"]

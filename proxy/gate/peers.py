@@ -22,12 +22,16 @@ class TrustedProxies:
         if not self._trusts(peer):
             return peer, secure
         given = list(headers)
+        hops = 0
         for hop in reversed(_listed(given, "x-forwarded-for")):
-            peer = hop
+            peer, hops = hop, hops + 1
             if not self._trusts(hop):
                 break
         schemes = _listed(given, "x-forwarded-proto")
-        return peer, schemes[-1].lower() == "https" if schemes else secure
+        if schemes:
+            # Each proxy either added its own entry, beside that of the address, or put one in place of all.
+            secure = schemes[-min(max(hops, 1), len(schemes))].lower() == "https"
+        return peer, secure
 
     def _trusts(self, address: str) -> bool:
         try:

@@ -1,0 +1,95 @@
+"""The texts that keys hold, checked and brought to one spelling. Every error says what was expected, never what was."""
+
+import re
+from ipaddress import ip_address, ip_network
+from typing import Annotated, Final
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, Field
+
+from proxy.credentials.kinds import AUTHORIZATION_COOKIE, XSRF_COOKIE
+
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers write it: in lower case, without the scheme's own port."""
+    expected = ValueError("expected scheme, host and port alone, such as https://app.example.com")
+    parts, port = _split(text, expected)
+    host = parts.hostname or ""
+    if parts.path not in {"", "/"} or parts.query or parts.fragment or "@" in parts.netloc or text[-1] in "?#":
+        raise expected
+    written = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{written}" + (f":{port}" if port not in {None, _DEFAULT_PORTS[parts.scheme]} else "")
+
+
+def _proxy_url(text: str) -> str:
+    _split(text, ValueError("expected the address of an HTTP proxy, such as http://proxy.example.com:3128"))
+    return text
+
+
+def _split(text: str, expected: ValueError) -> tuple[SplitResult, int | None]:
+    """The parts of an HTTP URL and its port; raises `expected`, since the stock errors quote the text."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise expected from None
+    if parts.scheme not in _DEFAULT_PORTS or not _is_host(parts.hostname or ""):
+        raise expected
+    return parts, port
+
+
+def _host(text: str) -> str:
+    """A host of a Host header, with or without a port."""
+    name, colon, port = text.rpartition(":")
+    if not (colon and port.isdecimal() and (":" not in name or name.endswith("]"))):
+        name = text
+    if not _is_host(name[1:-1] if name.startswith("[") and name.endswith("]") else name):
+        raise ValueError("expected a name or address, with or without a port, such as proxy.example.com")
+    return text.lower()
+
+
+def _is_host(text: str) -> bool:
+    if _NAME.fullmatch(text):
+        return True
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError("expected an address or a network, such as 10.0.0.0/8") from None
+
+
+def _cookie_name(text: str) -> str:
+    if text in {AUTHORIZATION_COOKIE, XSRF_COOKIE}:
+        raise ValueError("expected no credential among them: those cross by credentials.default.source alone")
+    if not _COOKIE_NAME.fullmatch(text):
+        raise ValueError("expected names of cookies, such as BAYEUX_BROWSER")
+    return text
+
+
+def _header_value(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("expected printable ASCII, as a header carries it")
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
+Host = Annotated[str, AfterValidator(_host)]
+Network = Annotated[str, AfterValidator(_network)]
+CookieName = Annotated[str, AfterValidator(_cookie_name)]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(gt=0)]

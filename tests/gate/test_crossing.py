@@ -1,0 +1,245 @@
+"""What is named crosses; nothing crosses for not being forbidden."""
+
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.gate.crossing import USER_AGENT, Crossing
+from proxy.head import AmbiguousHeader, Head
+
+
+PROPERTY: Final = settings(derandomize=True, deadline=None, max_examples=150)
+KEY: Final = "X-Cumulocity-Application-Key"
+OURS: Final = {"Authorization": "Basic b3Vycw=="}
+
+Headers = list[tuple[str, str]]
+
+
+def crossing(*relayed: str, own: bool = False, key: str | None = None) -> Crossing:
+    return Crossing(relayed_cookies=relayed or ("BAYEUX_BROWSER",), is_clients_own=own, application_key=key)
+
+
+def head(*headers: tuple[str, str]) -> Head:
+    return Head("POST", "/cep/realtime", headers)
+
+
+def lowered(headers: dict[str, str]) -> set[str]:
+    return {name.lower() for name in headers}
+
+
+@pytest.mark.parametrize(
+    ("headers", "crossed"),
+    [
+        pytest.param([], {}, id="none"),
+        pytest.param([(KEY.lower(), "app")], {KEY: "app"}, id="the application key"),
+        pytest.param([(KEY.lower(), "")], {}, id="an empty application key"),
+        pytest.param([(KEY.lower(), "a\x7f")], {}, id="an application key that no header carries"),
+        pytest.param([("cookie", "BAYEUX_BROWSER=b")], {"Cookie": "BAYEUX_BROWSER=b"}, id="a relayed cookie"),
+        pytest.param(
+            [("cookie", "x=1; BAYEUX_BROWSER=b; authorization=c; XSRF-TOKEN=s")],
+            {"Cookie": "BAYEUX_BROWSER=b"},
+            id="a relayed cookie among others",
+        ),
+        pytest.param([("cookie", "bayeux_browser=b")], {}, id="a relayed cookie in other case"),
+        pytest.param([("cookie", "BAYEUX_BROWSER=\xff")], {}, id="a relayed cookie that no header carries"),
+        pytest.param([("user-agent", "Mozilla/5.0")], {}, id="the User-Agent stays"),
+        pytest.param(
+            [("authorization", "Basic x"), ("tfatoken", "1"), ("x-xsrf-token", "x")], {}, id="credentials stay"
+        ),
+        pytest.param(
+            [("origin", "https://a"), ("host", "b"), ("referer", "https://a/")], {}, id="where it came from stays"
+        ),
+        pytest.param(
+            [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=x"), ("x-real-ip", "x")], {}, id="forwarded stays"
+        ),
+        pytest.param([("sec-websocket-protocol", "x"), ("sec-websocket-extensions", "y")], {}, id="protocols stay"),
+        pytest.param(
+            [("x_cumulocity_application_key", "x"), ("x.cumulocity.application.key", "y")], {}, id="lookalikes stay"
+        ),
+        pytest.param(
+            [("connection", f"close, {KEY}, user-agent"), (KEY.lower(), "app")], {KEY: "app"}, id="none named away"
+        ),
+        pytest.param(
+            [("x-id", "1"), ("upgrade", "websocket"), ("transfer-encoding", "chunked")], {}, id="the rest stays"
+        ),
+    ],
+)
+def test_headers_of_an_upgrade(headers: Headers, crossed: dict[str, str]) -> None:
+    assert crossing().upgrade_headers(head(*headers), {}) == {"User-Agent": USER_AGENT} | crossed
+
+
+@pytest.mark.parametrize(
+    ("headers", "crossed"),
+    [
+        pytest.param([], {}, id="none"),
+        pytest.param(
+            [("accept", "application/json, text/json")], {"Accept": "application/json, text/json"}, id="accept"
+        ),
+        pytest.param([("accept", "a"), ("accept", "b")], {"Accept": "a, b"}, id="accept in two lines"),
+        pytest.param([("accept", "")], {}, id="an empty accept"),
+        pytest.param([("accept", "\xff")], {}, id="an accept that no header carries"),
+        pytest.param(
+            [("accept-language", "de"), ("usexbasic", "true")],
+            {"Accept-Language": "de", "Usexbasic": "true"},
+            id="named",
+        ),
+        pytest.param([("accept-encoding", "gzip, br")], {}, id="no compression: what is observed must be readable"),
+        pytest.param([("authorization", "Bearer theirs"), ("Authorization", "x")], {}, id="their credential"),
+        pytest.param(
+            [("tfatoken", "1"), ("x-xsrf-token", "x"), ("cookie", "authorization=c")], {}, id="their other credentials"
+        ),
+        pytest.param(
+            [("content-type", "text/plain"), ("content-length", "5"), ("expect", "100-continue")], {}, id="the body's"
+        ),
+        pytest.param(
+            [("x-id", "s"), ("x-forwarded-proto", "https"), ("via", "x"), ("te", "trailers")], {}, id="the rest"
+        ),
+    ],
+)
+def test_headers_of_a_post(headers: Headers, crossed: dict[str, str]) -> None:
+    expected = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity", **OURS}
+    assert crossing().post_headers(head(*headers), OURS, {}) == expected | crossed
+
+
+def test_credential_of_ours_joins_relayed_cookies() -> None:
+    headers = crossing("BAYEUX_BROWSER", "LB").upgrade_headers(
+        head(("cookie", "LB=1; authorization=theirs"), ("cookie", "BAYEUX_BROWSER=b")), {"authorization": "ours"}
+    )
+    assert headers["Cookie"] == "LB=1; BAYEUX_BROWSER=b; authorization=ours"
+
+
+def test_relayed_session_cookie_never_doubles_the_credential() -> None:
+    """Exactly one kind of credential goes upstream, also where somebody lists the session cookie to be relayed."""
+    headers = crossing("authorization").upgrade_headers(
+        head(("cookie", "authorization=theirs")), {"authorization": "ours"}
+    )
+    assert headers["Cookie"] == "authorization=ours"
+
+
+def test_configured_application_key_fills_the_gap_only() -> None:
+    assert crossing(key="ours").upgrade_headers(head(), {})[KEY] == "ours"
+    assert crossing(key="ours").upgrade_headers(head((KEY.lower(), "theirs")), {})[KEY] == "theirs"
+    assert crossing(key="ours").upgrade_headers(head((KEY.lower(), "")), {})[KEY] == "ours"
+
+
+def test_repeated_application_key_is_ambiguous() -> None:
+    with pytest.raises(AmbiguousHeader):
+        crossing().upgrade_headers(head((KEY.lower(), "a"), (KEY.lower(), "a")), {})
+
+
+@pytest.mark.parametrize(
+    ("headers", "agent"),
+    [
+        pytest.param([("user-agent", "Mozilla/5.0 (X11)")], "Mozilla/5.0 (X11)", id="theirs goes up unchanged"),
+        pytest.param([], USER_AGENT, id="ours where they have none"),
+        pytest.param([("user-agent", "")], USER_AGENT, id="ours for an empty one"),
+        pytest.param([("user-agent", "\xff")], USER_AGENT, id="ours for one that no header carries"),
+    ],
+)
+def test_platform_session_keeps_its_user_agent(headers: Headers, agent: str) -> None:
+    assert crossing(own=True).upgrade_headers(head(*headers), {})["User-Agent"] == agent
+    assert crossing(own=True).post_headers(head(*headers), {}, {})["User-Agent"] == agent
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.tuples(st.text(st.characters(codec="ascii"), max_size=12).map(str.lower), st.text(max_size=8)), max_size=6
+    )
+)
+def test_no_unnamed_header_crosses(headers: Headers) -> None:
+    named = {"user-agent", "accept", "accept-language", "accept-encoding", "usexbasic", "authorization", KEY.lower()}
+    for own in (False, True):
+        crossed = crossing(own=own).post_headers(head(*headers), OURS, {})
+        assert lowered(crossed) <= named
+        assert crossed["Authorization"] == OURS["Authorization"]
+        assert len(lowered(crossed)) == len(crossed)
+        assert all("\r" not in value and "\n" not in value for value in crossed.values())
+
+
+@pytest.mark.parametrize(
+    ("header", "crosses"),
+    [
+        pytest.param(("Content-Type", "application/json;charset=UTF-8"), True, id="content type"),
+        pytest.param(("cache-control", "no-store"), True, id="caching"),
+        pytest.param(("Pragma", "no-cache"), True, id="old caching"),
+        pytest.param(("Expires", "0"), True, id="older caching"),
+        pytest.param(("Retry-After", "5"), True, id="retry"),
+        pytest.param(("Server", "upstream"), False, id="server"),
+        pytest.param(("WWW-Authenticate", "XBasic realm=x"), False, id="a challenge, for browsers would ask the user"),
+        pytest.param(("Access-Control-Allow-Origin", "*"), False, id="upstream's CORS"),
+        pytest.param(("Location", "https://upstream/"), False, id="a redirect"),
+        pytest.param(("Transfer-Encoding", "chunked"), False, id="framing"),
+        pytest.param(("Content-Length", "5"), False, id="length"),
+        pytest.param(("Connection", "close"), False, id="connection"),
+        pytest.param(("Strict-Transport-Security", "max-age=1"), False, id="policies of upstream's name"),
+        pytest.param(("Authorization", "Basic x"), False, id="an echoed credential"),
+        pytest.param(("X-Anything", "x"), False, id="anything else"),
+    ],
+)
+def test_headers_that_come_down(header: tuple[str, str], *, crosses: bool) -> None:
+    down = crossing().down_headers([header], secure=True)
+    assert (header in down) == crosses
+    assert ("Server", "c8y-realtime-proxy") in down
+    assert ("X-Content-Type-Options", "nosniff") in down
+    assert len(down) == 2 + crosses
+
+
+@pytest.mark.parametrize(
+    ("cookie", "secure", "fitted"),
+    [
+        pytest.param("BAYEUX_BROWSER=b", True, "BAYEUX_BROWSER=b", id="bare"),
+        pytest.param(
+            "BAYEUX_BROWSER=b; Path=/; HttpOnly; Secure",
+            True,
+            "BAYEUX_BROWSER=b; Path=/; HttpOnly; Secure",
+            id="encrypted",
+        ),
+        pytest.param(
+            "BAYEUX_BROWSER=b; Path=/; HttpOnly; Secure",
+            False,
+            "BAYEUX_BROWSER=b; Path=/; HttpOnly",
+            id="not encrypted",
+        ),
+        pytest.param("BAYEUX_BROWSER=b;domain=.example.com;SECURE", False, "BAYEUX_BROWSER=b", id="upstream's Domain"),
+        pytest.param("BAYEUX_BROWSER=b; Domain = x; Path=/", True, "BAYEUX_BROWSER=b; Path=/", id="Domain with spaces"),
+        pytest.param(
+            "BAYEUX_BROWSER=b; SameSite=None; Secure", True, "BAYEUX_BROWSER=b; SameSite=None; Secure", id="cross-site"
+        ),
+        pytest.param(
+            "BAYEUX_BROWSER=b; SameSite=None; Secure", False, "BAYEUX_BROWSER=b", id="cross-site, not encrypted"
+        ),
+        pytest.param("BAYEUX_BROWSER=b; SameSite=Lax; Secure", False, "BAYEUX_BROWSER=b; SameSite=Lax", id="lax stays"),
+        pytest.param("BAYEUX_BROWSER=; Max-Age=0", True, "BAYEUX_BROWSER=; Max-Age=0", id="a deletion"),
+        pytest.param("BAYEUX_BROWSER =b", True, "BAYEUX_BROWSER =b", id="a space before the equals sign"),
+        pytest.param("JSESSIONID=j; Path=/", True, None, id="a cookie that is not relayed"),
+        pytest.param("bayeux_browser=b", True, None, id="another case"),
+        pytest.param("x=BAYEUX_BROWSER=b", True, None, id="the name as a value"),
+        pytest.param("authorization=new; HttpOnly", True, None, id="a session that is not the client's"),
+        pytest.param("XSRF-TOKEN=new", True, None, id="its XSRF token"),
+        pytest.param("", True, None, id="nothing"),
+    ],
+)
+def test_cookie_that_comes_down(cookie: str, *, secure: bool, fitted: str | None) -> None:
+    down = [
+        value
+        for name, value in crossing().down_headers([("Set-Cookie", cookie)], secure=secure)
+        if name == "Set-Cookie"
+    ]
+    assert down == ([] if fitted is None else [fitted])
+
+
+@pytest.mark.parametrize("name", ["authorization", "XSRF-TOKEN"])
+def test_renewed_session_cookie_comes_down_to_its_owner_only(name: str) -> None:
+    renewed = [("set-cookie", f"{name}=new; Path=/; Domain=x; HttpOnly")]
+    assert ("set-cookie", f"{name}=new; Path=/; HttpOnly") in crossing(own=True).down_headers(renewed, secure=True)
+    assert len(crossing(own=False).down_headers(renewed, secure=True)) == 2
+
+
+def test_several_cookies_come_down_each_by_itself() -> None:
+    down = crossing("A", "B").down_headers(
+        [("Set-Cookie", "A=1"), ("Set-Cookie", "C=3"), ("Set-Cookie", "B=2")], secure=True
+    )
+    assert [value for name, value in down if name == "Set-Cookie"] == ["A=1", "B=2"]

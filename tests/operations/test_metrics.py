@@ -1,0 +1,206 @@
+"""Names and labels are public API: every series exists from the start, and no other ever comes."""
+
+import math
+import re
+from collections.abc import Iterator
+from itertools import product
+from typing import Final, Literal, get_args
+
+import pytest
+from prometheus_client import generate_latest
+
+from proxy import __version__
+from proxy.bayeux.negotiation import Outcome, Reason, Verdict
+from proxy.operations.metrics import HANDSHAKE_REASONS, UPGRADE_REASONS, Metrics, Transport
+
+
+PREFIX: Final = "c8y_realtime_proxy_"
+TRANSPORTS: Final = ("websocket", "long-polling")
+HANDSHAKES: Final[dict[Verdict, tuple[Reason, ...]]] = {
+    "accepted": ("ok",),
+    "rejected": ("denied", "unknown_client", "other"),
+    "unanswered": ("client_gone", "upstream_gone", "timeout", "drained"),
+    "refused": ("identity", "policy", "no_credential", "cooldown", "limit", "unavailable", "malformed"),
+}
+ENDINGS: Final = [(verdict, reason) for verdict, reasons in HANDSHAKES.items() for reason in reasons]
+
+Labels = frozenset[tuple[str, str]]
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics("stored")
+
+
+def labels(**given: str) -> Labels:
+    return frozenset(given.items())
+
+
+def series(metrics: Metrics) -> dict[str, dict[Labels, float]]:
+    """Every sample by name, without our prefix, and labels."""
+    found: dict[str, dict[Labels, float]] = {}
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            assert sample.name.startswith(PREFIX)
+            found.setdefault(sample.name.removeprefix(PREFIX), {})[frozenset(sample.labels.items())] = sample.value
+    return found
+
+
+def changed(metrics: Metrics, before: dict[str, dict[Labels, float]]) -> Iterator[tuple[str, Labels, float]]:
+    for name, samples in series(metrics).items():
+        for marks, value in samples.items():
+            if value != before[name][marks]:
+                yield name, marks, value - before[name][marks]
+
+
+def expected_series() -> dict[str, set[Labels]]:
+    transports = {labels(transport=transport) for transport in TRANSPORTS}
+    crossings = {labels(transport=transport, direction=way) for transport, way in product(TRANSPORTS, ("up", "down"))}
+    return {
+        "handshakes_total": {
+            labels(transport=transport, source="stored", outcome=verdict, reason=reason)
+            for transport, (verdict, reason) in product(TRANSPORTS, ENDINGS)
+        },
+        "handshake_duration_seconds_count": transports,
+        "handshake_duration_seconds_sum": transports,
+        "connections": transports,
+        "payloads_total": crossings,
+        "bytes_total": crossings,
+        "credential_reloads_total": {labels(source="stored", result="ok"), labels(source="stored", result="failed")},
+        "credential_last_loaded_timestamp_seconds": {labels(source="stored")},
+        "build_info": {labels(version=__version__)},
+        "upgrades_total": {
+            labels(outcome=outcome, reason=reason) for outcome, reasons in UPGRADE_REASONS.items() for reason in reasons
+        },
+    }
+
+
+def test_every_series_exists_from_the_start(metrics: Metrics) -> None:
+    found = series(metrics)
+    buckets = found.pop("handshake_duration_seconds_bucket")
+    assert {name: set(samples) for name, samples in found.items()} == expected_series()
+    assert {dict(marks)["transport"] for marks in buckets} == set(TRANSPORTS)
+    build = found.pop("build_info")
+    assert list(build.values()) == [1.0]
+    assert all(value == 0.0 for samples in found.values() for value in samples.values())
+
+
+def test_reasons_are_the_closed_lists() -> None:
+    assert HANDSHAKE_REASONS == HANDSHAKES
+    assert set(get_args(Verdict)) == set(HANDSHAKES) == set(UPGRADE_REASONS)
+    assert get_args(Transport) == TRANSPORTS
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(("verdict", "reason"), ENDINGS)
+def test_each_outcome_is_counted_once_where_it_belongs(
+    metrics: Metrics, transport: Transport, verdict: Verdict, reason: Reason
+) -> None:
+    before = series(metrics)
+    metrics.settle(transport, [Outcome(verdict, reason, 0.2)])
+    marks = labels(transport=transport, source="stored", outcome=verdict, reason=reason)
+    counted = {(name, where): value for name, where, value in changed(metrics, before) if "duration" not in name}
+    assert counted == {("handshakes_total", marks): 1.0}
+    answered = series(metrics)["handshake_duration_seconds_count"][labels(transport=transport)]
+    assert answered == (verdict in {"accepted", "rejected"})
+
+
+def test_no_outcomes_count_nothing(metrics: Metrics) -> None:
+    before = series(metrics)
+    metrics.settle("websocket", ())
+    assert list(changed(metrics, before)) == []
+
+
+def test_several_outcomes_add_up(metrics: Metrics) -> None:
+    outcomes = [Outcome("accepted", "ok", 0.5), Outcome("accepted", "ok", 1.5), Outcome("unanswered", "timeout", 30.0)]
+    metrics.settle("websocket", outcomes)
+    metrics.settle("websocket", iter(outcomes[:1]))
+    found = series(metrics)
+    seconds = labels(transport="websocket")
+    assert sum(found["handshakes_total"].values()) == 4
+    assert found["handshake_duration_seconds_count"][seconds] == 3
+    assert math.isclose(found["handshake_duration_seconds_sum"][seconds], 2.5)
+
+
+def test_whose_credential_it_was_adds_no_series(metrics: Metrics) -> None:
+    before = {name: set(samples) for name, samples in series(metrics).items()}
+    metrics.settle("websocket", [Outcome("rejected", "denied", 0.1, ours=False)])
+    assert {name: set(samples) for name, samples in series(metrics).items()} == before
+
+
+def test_no_use_of_the_instruments_adds_a_series(metrics: Metrics) -> None:
+    before = {name: set(samples) for name, samples in series(metrics).items()}
+    transports: tuple[Transport, ...] = get_args(Transport)
+    ways: tuple[Literal["up", "down"], ...] = ("up", "down")
+    for transport, (verdict, reason) in product(transports, ENDINGS):
+        metrics.settle(transport, [Outcome(verdict, reason, 1.0)])
+        metrics.connections(transport).inc()
+        for way in ways:
+            metrics.relayed(transport, way, 10)
+    for outcome, reasons in UPGRADE_REASONS.items():
+        for reason_of_upgrade in reasons:
+            metrics.upgrade(outcome, reason_of_upgrade)
+    metrics.credential_loaded(well=True)
+    metrics.credential_loaded(well=False)
+    assert {name: set(samples) for name, samples in series(metrics).items()} == before
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"), [(outcome, one) for outcome, all_ in UPGRADE_REASONS.items() for one in all_]
+)
+def test_upgrade_is_counted(metrics: Metrics, outcome: str, reason: str) -> None:
+    before = series(metrics)
+    metrics.upgrade(outcome, reason)
+    assert list(changed(metrics, before)) == [("upgrades_total", labels(outcome=outcome, reason=reason), 1.0)]
+
+
+def test_relayed_payload_counts_itself_and_its_bytes(metrics: Metrics) -> None:
+    before = series(metrics)
+    metrics.relayed("long-polling", "down", 1234)
+    metrics.relayed("long-polling", "down", 0)
+    marks = labels(transport="long-polling", direction="down")
+    assert set(changed(metrics, before)) == {("payloads_total", marks, 2.0), ("bytes_total", marks, 1234.0)}
+
+
+def test_connections_go_up_and_down(metrics: Metrics) -> None:
+    with metrics.connections("websocket").track_inprogress():
+        assert series(metrics)["connections"] == {
+            labels(transport="websocket"): 1.0,
+            labels(transport="long-polling"): 0.0,
+        }
+    assert series(metrics)["connections"][labels(transport="websocket")] == 0.0
+
+
+def test_only_a_good_load_moves_the_timestamp(metrics: Metrics) -> None:
+    source = labels(source="stored")
+    metrics.credential_loaded(well=False)
+    assert series(metrics)["credential_last_loaded_timestamp_seconds"][source] == 0.0
+    metrics.credential_loaded(well=True)
+    assert series(metrics)["credential_last_loaded_timestamp_seconds"][source] > 1_700_000_000
+    assert series(metrics)["credential_reloads_total"] == {
+        labels(source="stored", result="ok"): 1.0,
+        labels(source="stored", result="failed"): 1.0,
+    }
+
+
+def test_two_proxies_count_apart() -> None:
+    one, other = Metrics("stored"), Metrics("cookie")
+    before = series(other)
+    one.settle("websocket", [Outcome("accepted", "ok", 0.1)])
+    assert list(changed(other, before)) == []
+    assert all(dict(marks)["source"] == "cookie" for marks in before["handshakes_total"])
+
+
+def test_exposition_is_ours_alone(metrics: Metrics) -> None:
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    names = {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
+    assert all(name.startswith(PREFIX) for name in names)
+    assert not any(name.endswith("_created") for name in names)
+    helped = {line.split()[2] for line in lines if line.startswith("# HELP")}
+    assert helped == {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    assert all(len(line.split()) > 4 for line in lines if line.startswith("# HELP"))
+
+
+def test_long_lived_connections_stay_out_of_the_histogram(metrics: Metrics) -> None:
+    metrics.settle("websocket", [Outcome("unanswered", "drained", 7200.0), Outcome("refused", "limit", 0.0)])
+    assert series(metrics)["handshake_duration_seconds_sum"][labels(transport="websocket")] == 0.0
