@@ -1,0 +1,115 @@
+"""Upstreams and browser for all tests; a proxy for each."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from .stage import Browser, Evidence, Stage, staged
+from .upstreams import ACCOUNT, HERE, TOKEN, WITH_TFA, WRONG, Kind, Upstream
+
+
+StageOpener = Callable[[Upstream, Mapping[str, object]], AbstractAsyncContextManager[Stage]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """More time than tests have elsewhere: programs are started, and clients take their time to come back."""
+    for item in items:
+        if "e2e" in item.path.parts and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(90))
+
+
+@pytest.fixture(scope="session")
+def upstreams() -> Iterator[Mapping[Kind, Upstream]]:
+    """Both servers, for tests that leave them running."""
+    both: dict[Kind, Upstream] = {"cometd": Upstream("cometd"), "faye": Upstream("faye")}
+    try:
+        for upstream in both.values():
+            upstream.start()
+        yield both
+    finally:
+        for upstream in both.values():
+            upstream.kill()
+
+
+@pytest.fixture(params=["cometd", "faye"])
+async def upstream(request: pytest.FixtureRequest, upstreams: Mapping[Kind, Upstream]) -> Upstream:
+    """Each server in turn, its counts cleared."""
+    it = upstreams[request.param]
+    await it.clear()
+    return it
+
+
+@pytest.fixture
+async def faye(upstreams: Mapping[Kind, Upstream]) -> Upstream:
+    await upstreams["faye"].clear()
+    return upstreams["faye"]
+
+
+@pytest.fixture
+async def cometd(upstreams: Mapping[Kind, Upstream]) -> Upstream:
+    await upstreams["cometd"].clear()
+    return upstreams["cometd"]
+
+
+@pytest.fixture(params=["cometd", "faye"])
+def mortal(request: pytest.FixtureRequest) -> Iterator[Upstream]:
+    """A server of one's own, to be killed and started again."""
+    it = Upstream(request.param)
+    it.start()
+    try:
+        yield it
+    finally:
+        it.kill()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, and the page for it."""
+    chromium = shutil.which("chromium")
+    assert chromium, "no chromium: run tests/e2e/setup"
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        ["node", str(HERE / "node/browser.mjs"), chromium],  # noqa: S607 - wherever Node is installed
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        told = msgspec.json.decode(process.stdout.readline())
+        yield Browser(endpoint=told["browser"], page=told["page"])
+    finally:
+        # It takes Chromium with it.
+        process.communicate(timeout=20)
+
+
+@pytest.fixture(autouse=True)
+def evidence() -> Iterator[Evidence]:
+    """No stored secret, right or wrong, is in anything that left the proxy."""
+    secrets = [secret for account in (ACCOUNT, WITH_TFA, WRONG) for secret in account.secrets()]
+    found = Evidence(secrets=[*secrets, TOKEN.encode()])
+    yield found
+    assert found.given, "the test did not start the proxy"
+    assert found.leaks() == []
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where a secret is mounted; it is still empty."""
+    path = tmp_path / "secret"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def open_stage(browser: Browser, evidence: Evidence) -> StageOpener:
+    """Start a proxy in front of an upstream, with settings by their dotted keys; it admits the browser's page."""
+
+    def opener(upstream: Upstream, settings: Mapping[str, object]) -> AbstractAsyncContextManager[Stage]:
+        return staged(upstream, settings, browser=browser, evidence=evidence)
+
+    return opener
