@@ -58,9 +58,17 @@ def _serve(serving: Callable[[asyncio.Event], Awaitable[None]]) -> int:
 
 
 async def _until_signalled(serving: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def leave() -> None:
+        stop.set()
+        for number in signals:  # a second one changes nothing, not even after the loop has let go of its handlers
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+
+    for number in signals:
+        loop.add_signal_handler(number, leave)
     await serving(stop)
 
 

@@ -14,14 +14,14 @@
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Generic, Literal, Protocol, Self, TypeVar
 
 from msgspec import Raw
 
-from proxy.bayeux import channels, replies
+from proxy.bayeux import channels
 from proxy.bayeux.messages import Batch, Message, channel, decode, encode, members, raw, read, string
 from proxy.bayeux.replies import Refusal, RefusalReason
 
@@ -83,9 +83,12 @@ C = TypeVar("C", bound=Credential)
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """What goes up (None when nothing is left to send), our own replies, and what they settled."""
+    """What goes up, as a batch and as bytes (None when nothing is left to send), our own replies, and what they
+    settled.
+    """
 
     payload: bytes | None
+    batch: Batch
     replies: Batch
     outcomes: Sequence[Outcome]
 
@@ -108,10 +111,11 @@ class Negotiation(Generic[C]):
     """The handshakes of one WebSocket or one POST.
 
     `credential` is the one that this upstream connection was opened with, or None when the client's own goes up on
-    it and nothing of ours may. `retry_ms` is the pause advised with a passing refusal.
+    it and nothing of ours may. `withheld` says, at each handshake, why ours must not be offered just now, or None.
+    `retry_ms` is the pause advised with a passing refusal.
     """
 
-    __slots__ = ("_client_authn", "_connect", "_pending", "_retry_ms", "_units", "credential")
+    __slots__ = ("_client_authn", "_pending", "_retry_ms", "_units", "_withheld", "credential")
 
     def __init__(
         self,
@@ -119,19 +123,25 @@ class Negotiation(Generic[C]):
         *,
         client_authn: ClientAuthn = ClientAuthn.OVERRIDE,
         system_of_units: str | None = None,
+        withheld: Callable[[], Refusal | None] = lambda: None,
         retry_ms: int = 5000,
     ) -> None:
         self.credential = credential
+        self._withheld = withheld
         self._client_authn = client_authn
         self._units = system_of_units
         self._retry_ms = retry_ms
         self._pending: deque[_Pending] = deque()
-        self._connect: Message | None = None
 
     @property
     def pending(self) -> bool:
         """Whether an answer is awaited: the one question that the way down asks."""
         return bool(self._pending)
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest handshake without an answer was read."""
+        return self._pending[0].since if self._pending else None
 
     def from_client(self, payload: bytes, now: float) -> Up:
         """Judge a client's payload. Raises MalformedBatch."""
@@ -151,8 +161,7 @@ class Negotiation(Generic[C]):
             else:
                 self._pending.append(_Pending(now, verdict))
                 going_up.append(message)
-        self._connect = batch[0] if len(batch) == 1 and channel(batch[0]) == channels.CONNECT else None
-        return Up(encode(going_up) if going_up or not batch else None, refused, outcomes)
+        return Up(encode(going_up) if going_up or not batch else None, going_up, refused, outcomes)
 
     def from_upstream(self, payload: bytes, now: float) -> Down:
         """Observe a payload that upstream sent while an answer was awaited. Never raises."""
@@ -177,9 +186,9 @@ class Negotiation(Generic[C]):
         """Settle what never got an answer, at the end."""
         return [Outcome("unanswered", reason, now - asked.since, asked.ours) for asked in self._drain_pending()]
 
-    def goodbye(self, interval_ms: int) -> bytes | None:
-        """The answer to a held `/meta/connect` when we leave; None when the last payload was not just that."""
-        return None if self._connect is None else replies.goodbye(self._connect, interval_ms)
+    def refuse_pending(self, reason: RefusalReason) -> list[Outcome]:
+        """Settle as refused what could not be sent up after all."""
+        return [Outcome("refused", reason, 0.0) for _ in self._drain_pending()]
 
     def _drain_pending(self) -> list[_Pending]:
         drained = list(self._pending)
@@ -197,6 +206,8 @@ class Negotiation(Generic[C]):
         if self.credential is None or (self._client_authn is ClientAuthn.FILL and "token" in offered):
             ours, authn = False, members(theirs)
         else:
+            if (refusal := self._withheld()) is not None:
+                return refusal
             if self._client_authn is ClientAuthn.REFUSE and not offered.keys() <= self.credential.completed_by:
                 return Refusal("policy", "Clients may not send credentials here: leave com.cumulocity.authn out")
             self.credential = self.credential.completed(offered)
@@ -224,7 +235,16 @@ def refuse(payload: bytes, refusal: Refusal) -> Up:
     batch = decode(payload)
     handshakes = sum(channel(message) == channels.HANDSHAKE for message in batch)
     outcomes = [Outcome("refused", refusal.reason, 0.0)] * handshakes
-    return Up(None, [refusal.reply(message) for message in batch], outcomes)
+    return Up(None, [], [refusal.reply(message) for message in batch], outcomes)
+
+
+def brings_token(payload: bytes) -> bool:
+    """Whether a handshake in a payload holds a token of the client's own. Raises MalformedBatch."""
+    return any(
+        "token" in _offered((members(message.get("ext")) or {}).get(AUTHN))
+        for message in decode(payload)
+        if channel(message) == channels.HANDSHAKE
+    )
 
 
 def _offered(authn: Raw | None) -> dict[str, str]:

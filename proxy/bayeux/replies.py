@@ -41,14 +41,17 @@ class Refusal:
         return reply
 
 
-def goodbye(connect: Message, interval_ms: int) -> bytes:
-    """The answer to a held `/meta/connect` when we leave: still connected, ask again after the interval.
+def goodbye(message: Message, refusal: Refusal) -> Message:
+    """The reply to a message that we do not wait out because we leave.
 
-    The clientId stays good upstream, so the client is back with its session wherever the retry lands.
+    A held `/meta/connect` is told to ask again after the pause of the (passing) refusal: its clientId stays good
+    upstream, so the client is back with its session wherever the retry lands. Anything else has failed.
     """
-    reply = _reply(connect, successful=True)
-    reply["advice"] = raw({"reconnect": "retry", "interval": interval_ms})
-    return encode([reply])
+    if channel(message) != channels.CONNECT:
+        return refusal.reply(message)
+    reply = _reply(message, successful=True)
+    reply["advice"] = raw({"reconnect": "retry", "interval": refusal.retry_ms})
+    return reply
 
 
 def _reply(message: Message, *, successful: bool) -> Message:

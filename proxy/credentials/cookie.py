@@ -4,7 +4,7 @@ from typing import Final
 
 from proxy.credentials.kinds import AUTHORIZATION_COOKIE, XSRF_COOKIE, Credential, OAuthCookie, is_token
 from proxy.credentials.sources import NoCredential
-from proxy.head import Head
+from proxy.head import AmbiguousHeader, Head
 
 
 class CookieSource:
@@ -22,17 +22,23 @@ class CookieSource:
         return True
 
     async def obtain(self, head: Head, endpoint: str) -> Credential:  # noqa: ARG002 - a cookie is good for all
-        """Raises NoCredential, and AmbiguousHeader when there are two of what must be one."""
-        token = head.cookie(AUTHORIZATION_COOKIE)
+        """Raises NoCredential, also when there are two of what must be one."""
+        try:
+            token = head.cookie(AUTHORIZATION_COOKIE)
+            header = head.value("x-xsrf-token")
+            cookie = head.cookie(XSRF_COOKIE) if head.value("origin") is not None else None
+        except AmbiguousHeader as ambiguous:
+            raise NoCredential(f"No clear credential: {ambiguous}") from None
         if not token or not is_token(token):
             raise NoCredential("No authorization cookie: sign in to Cumulocity first")
-        header = head.value("x-xsrf-token")
-        cookie = head.cookie(XSRF_COOKIE) if head.value("origin") is not None else None
         return OAuthCookie(
             token,
             xsrf_token=header if header and is_token(header) else None,
             spare_xsrf_token=cookie if cookie and is_token(cookie) else None,
         )
+
+    def recheck(self, credential: Credential, endpoint: str) -> None:
+        """It is as good as when it came."""
 
     def reject(self, credential: Credential, endpoint: str) -> None:
         """A client's own credential is nobody else's: nothing is held against it."""

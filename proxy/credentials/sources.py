@@ -39,6 +39,10 @@ class CredentialSource(Protocol):
         """The credential for one upstream connection, chosen before it is dialled. Raises NoCredential."""
         ...
 
+    def recheck(self, credential: Credential, endpoint: str) -> None:
+        """Whether a credential obtained earlier may be offered again, on the same connection. Raises NoCredential."""
+        ...
+
     def reject(self, credential: Credential, endpoint: str) -> None:
         """Take note that upstream refused this credential at this endpoint."""
         ...

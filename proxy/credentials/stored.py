@@ -5,7 +5,8 @@
    than in a thread, so that no other task can see a half-made change.
 2. Everything is read relative to the *resolved* directory and its fingerprint is compared again afterwards, so user
    and password never tear: not under Kubernetes' `..data` symlink swap, a rename, or an edit in place.
-3. A broken directory keeps the last good value and is counted, once per change.
+3. A broken directory keeps the last good value and is counted, once per change; what could not be read for a reason
+   that may pass (no descriptor left, say) is tried again at each look.
 4. A value that upstream refused is not offered again at that endpoint until it changes or has cooled down.
 """
 
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 
 class BrokenCredential(ValueError):
     """Stored values that make no credential. The text names the values, never their content."""
+
+
+class UnreadableCredential(BrokenCredential):
+    """Stored values that could not be read for a reason that may pass by itself."""
 
 
 def credential_from(values: Mapping[str, str]) -> Basic | Jwt:
@@ -95,7 +100,7 @@ class SecretDirectory:
             try:
                 directory = self._open()
             except OSError as error:
-                raise BrokenCredential(f"{self._path} cannot be opened: {error.strerror}") from None
+                raise UnreadableCredential(f"{self._path} cannot be opened: {error.strerror}") from None
             try:
                 before = _fingerprint(directory)
                 values = {name: value for name in NAMES if (value := self._value(name, directory)) is not None}
@@ -116,16 +121,18 @@ class SecretDirectory:
         try:
             file = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=directory)  # a pipe must not hold us up
         except FileNotFoundError:
-            return None
+            if name not in os.listdir(directory):
+                return None
+            raise BrokenCredential(f"{self._path / name} points nowhere") from None
         except OSError as error:
-            raise BrokenCredential(f"{self._path / name} cannot be read: {error.strerror}") from None
+            raise self._unreadable(name, error) from None
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise BrokenCredential(f"{self._path / name} is not a file")
             content = os.read(file, _FILE_LIMIT)
             value = content.decode().rstrip("\r\n")
         except OSError as error:
-            raise BrokenCredential(f"{self._path / name} cannot be read: {error.strerror}") from None
+            raise self._unreadable(name, error) from None
         except UnicodeDecodeError:
             raise BrokenCredential(f"{self._path / name} is not UTF-8 text") from None
         finally:
@@ -133,6 +140,9 @@ class SecretDirectory:
         if not value or len(content) == _FILE_LIMIT:
             raise BrokenCredential(f"{self._path / name} is {'too long' if value else 'empty'}")
         return value
+
+    def _unreadable(self, name: str, error: OSError) -> UnreadableCredential:
+        return UnreadableCredential(f"{self._path / name} cannot be read: {error.strerror}")
 
 
 def _fingerprint(directory: int) -> Fingerprint:
@@ -171,6 +181,7 @@ class StoredSource:
         self._seen: Fingerprint | None = ("never looked",)
         self._credential: Basic | Jwt | None = None
         self._cooling: dict[str, float] = {}
+        self._complaint = ""
 
     def is_usable(self) -> bool:
         self._look()
@@ -181,19 +192,31 @@ class StoredSource:
         self._look()
         if self._credential is None:
             raise NoCredential("No credential is stored yet")
-        remaining = self._cooling.get(endpoint, 0.0) - self._clock()
-        if remaining > 0:
+        if (remaining := self._remaining(endpoint)) > 0:
             raise CoolingDown(remaining)
         return self._credential
 
+    def recheck(self, credential: Credential, endpoint: str) -> None:
+        """Raises NoCredential when the stored value has changed since, and CoolingDown."""
+        self._look()
+        if credential != self._credential:
+            raise NoCredential("The stored credential has changed: connect again")
+        if (remaining := self._remaining(endpoint)) > 0:
+            raise CoolingDown(remaining)
+
     def reject(self, credential: Credential, endpoint: str) -> None:
-        if credential == self._credential:
-            log.error(
-                "Upstream rejected the stored credential at %s; it is not offered there for %g s unless it changes",
-                endpoint,
-                self._cooldown,
-            )
-            self._cooling[endpoint] = self._clock() + self._cooldown
+        if credential != self._credential or self._remaining(endpoint) > 0:
+            return
+        log.error(
+            "Upstream rejected the stored credential at %s; it is not offered there for %g s unless it changes",
+            endpoint,
+            self._cooldown,
+        )
+        self._cooling[endpoint] = self._clock() + self._cooldown
+
+    def _remaining(self, endpoint: str) -> float:
+        """The seconds for which the value must still rest at an endpoint; zero or less when it may be offered."""
+        return self._cooling.get(endpoint, self._clock()) - self._clock()
 
     def _look(self) -> None:
         seen = self._store.fingerprint() if isinstance(self._store, SecretDirectory) else ()
@@ -205,13 +228,21 @@ class StoredSource:
                 self._store.read() if isinstance(self._store, SecretDirectory) else self._store
             )
         except BrokenCredential as problem:
-            log.error("The stored credential is broken: %s. %s", problem, self._remedy())  # noqa: TRY400 - no traceback
-            self._on_load(False)  # noqa: FBT003 - the callback's one argument
+            self._complain(problem)
             return
+        self._complaint = ""
         if credential != self._credential:
             self._credential = credential
             self._cooling.clear()
-        self._on_load(True)  # noqa: FBT003 - see above
+        self._on_load(True)  # noqa: FBT003 - the callback's one argument
 
-    def _remedy(self) -> str:
-        return "Handshakes are refused until it is mended" if self._credential is None else "The last good one stays"
+    def _complain(self, problem: BrokenCredential) -> None:
+        """Log and count what is wrong; what may pass by itself is looked at again, but told only once."""
+        if isinstance(problem, UnreadableCredential):
+            self._seen = ("look again",)
+            if str(problem) == self._complaint:
+                return
+        self._complaint = str(problem)
+        remedy = "Handshakes are refused until it is mended" if self._credential is None else "The last good one stays"
+        log.error("The stored credential is broken: %s. %s", problem, remedy)
+        self._on_load(False)  # noqa: FBT003 - see above

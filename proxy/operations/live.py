@@ -4,11 +4,14 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from proxy.operations.metrics import Metrics, Transport
 
 
 Leave = Callable[[], None]
+
+_LONGEST_PAUSE: Final = 0.05
 
 
 class Live:
@@ -26,12 +29,16 @@ class Live:
 
     @contextmanager
     def joined(self, transport: Transport, leave: Leave) -> Iterator[None]:
-        """Count a connection while it lasts. `leave` asks it to end soon; it may be called once, or never."""
+        """Count a connection while it lasts. `leave` asks it to end soon; it may be called once, or never, and is
+        called at once while draining.
+        """
         gauge = self._metrics.connections(transport)
         self._leaving.add(leave)
         self._empty.clear()
         gauge.inc()
         try:
+            if self.draining:
+                leave()
             yield
         finally:
             gauge.dec()
@@ -46,7 +53,7 @@ class Live:
         self.draining = True
         leaving = list(self._leaving)
         random.shuffle(leaving)
-        pause = min(spread_seconds / len(leaving), _LONGEST_PAUSE) if leaving else 0.0
+        pause = min(spread_seconds / len(leaving), _LONGEST_PAUSE) if leaving else 0.0  # a few have no stampede to fear
         try:
             async with asyncio.timeout(timeout_seconds):
                 for leave in leaving:
@@ -57,6 +64,3 @@ class Live:
         except TimeoutError:
             pass
         return len(self._leaving)
-
-
-_LONGEST_PAUSE = 0.05  # a handful of connections has no stampede to fear

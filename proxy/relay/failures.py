@@ -1,7 +1,9 @@
 """What a failure looks like to the client: one table for HTTP, one for open sockets."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Literal
 
 from aiohttp import WSCloseCode
@@ -17,9 +19,10 @@ from proxy.upstream.client import UpgradeRejected, UpstreamUnavailable
 class BadRequest(Exception):
     """A request that is wrong in a way the client can mend; the text says how."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, *, allow: str | None = None) -> None:
         super().__init__(text)
         self.status = status
+        self.allow = allow
 
 
 class Crowded(Exception):
@@ -71,10 +74,10 @@ class HttpFailure:
     status: int
     reason: str
     text: str
-    retry_after: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-_RETRY_AFTER: Final = 5
+_SOON: Final = MappingProxyType({"Retry-After": "5"})
 
 
 def http_failure(error: Exception) -> HttpFailure | None:  # noqa: C901, PLR0911 - a table
@@ -84,11 +87,11 @@ def http_failure(error: Exception) -> HttpFailure | None:  # noqa: C901, PLR0911
         case NotAdmitted():
             return HttpFailure(403, error.reason, text)
         case Crowded():
-            return HttpFailure(429, "limit", "Too many connections: try again later", _RETRY_AFTER)
+            return HttpFailure(429, "limit", "Too many connections: try again later", _SOON)
         case Draining():
-            return HttpFailure(503, "draining", "This proxy is going down: connect again", _RETRY_AFTER)
+            return HttpFailure(503, "draining", "This proxy is going down: connect again", _SOON)
         case CoolingDown():
-            return HttpFailure(503, "cooldown", text, math.ceil(error.seconds))
+            return HttpFailure(503, "cooldown", text, {"Retry-After": str(math.ceil(error.seconds))})
         case NoCredential():
             return HttpFailure(401, "no_credential", text)
         case MalformedBatch() | AmbiguousHeader():
@@ -96,7 +99,7 @@ def http_failure(error: Exception) -> HttpFailure | None:  # noqa: C901, PLR0911
         case ConnectionError():
             return HttpFailure(400, "client_gone", "The client is gone")
         case BadRequest():
-            return HttpFailure(error.status, "malformed", text)
+            return HttpFailure(error.status, "malformed", text, {"Allow": error.allow} if error.allow else {})
         case UpgradeRejected():
             return HttpFailure(502, "denied" if error.status in {401, 403} else "other", text)
         case UpstreamUnavailable():

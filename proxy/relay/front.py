@@ -1,10 +1,11 @@
 """The public listener: every request comes through here, is judged, and goes to its transport or nowhere."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.web import BaseRequest, Response, StreamResponse
 from aiohttp.web_protocol import RequestHandler
 
@@ -15,7 +16,7 @@ from proxy.gate.limits import Limits
 from proxy.gate.peers import TrustedProxies
 from proxy.head import Head
 from proxy.operations.metrics import UPGRADE_REASONS, Metrics
-from proxy.relay.failures import BadRequest, Crowded, http_failure
+from proxy.relay.failures import BadRequest, Crowded, HttpFailure, http_failure
 from proxy.relay.polling import PollingRelay
 from proxy.relay.websocket import WebSocketRelay
 
@@ -61,7 +62,10 @@ class Front:
             headers = self._gate.cross_origin_headers(head)
             return await self._dispatch(request, head, headers, is_upgrade=is_upgrade)
         except Exception as error:  # noqa: BLE001 - the table decides; what it does not know is logged
-            return self._failed(error, headers, is_upgrade=is_upgrade)
+            response = self._failed(error, head, headers, is_upgrade=is_upgrade)
+            if request.writer.output_size > 0 and request.transport is not None:
+                request.transport.abort()  # an answer is under way: a second one inside it would be taken for data
+            return response
 
     async def _dispatch(
         self, request: BaseRequest, head: Head, headers: Mapping[str, str], *, is_upgrade: bool
@@ -75,17 +79,17 @@ class Front:
         if endpoint is None:
             raise BadRequest(404, "Nothing is served at this path")
         if head.method == "OPTIONS":
-            return Response(status=204, headers=self._gate.preflight_headers(head))
+            return Response(status=204, headers=self._gate.preflight_headers(head) | dict(ALWAYS_DOWN))
         self._gate.admit(head)
         if is_upgrade:
+            if request.version < HttpVersion11 or request.body_exists:
+                raise BadRequest(400, "A WebSocket is opened with HTTP/1.1, and without a body")
             return await self._websocket.handle(request, head, endpoint)
         if head.method == "POST":
-            if head.value("expect") is not None:
-                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return await self._polling.handle(request, head, endpoint, headers)
-        raise BadRequest(405, "Only POST and WebSocket upgrades are served at this path")
+        raise BadRequest(405, "Only POST and WebSocket upgrades are served at this path", allow="GET, OPTIONS, POST")
 
-    def _failed(self, error: Exception, headers: dict[str, str], *, is_upgrade: bool) -> Response:
+    def _failed(self, error: Exception, head: Head, headers: dict[str, str], *, is_upgrade: bool) -> Response:
         failure = http_failure(error)
         if failure is None:
             log.error("A request failed by a fault of ours", exc_info=error)
@@ -93,13 +97,13 @@ class Front:
             reason = failure.reason if failure else "unavailable"
             outcome = next(outcome for outcome, reasons in UPGRADE_REASONS.items() if reason in reasons)
             self._metrics.upgrade(outcome, reason)
+        failure = failure or HttpFailure(500, "unavailable", "Internal error")
+        log.info("Refused with %d (%s) for %s", failure.status, failure.reason, head.peer)
         response = Response(
-            status=failure.status if failure else 500,
-            text=f"{failure.text if failure else 'Internal error'}\n",
-            headers=headers | dict(ALWAYS_DOWN),
+            status=failure.status,
+            text=f"{failure.text}\n",
+            headers=headers | dict(ALWAYS_DOWN) | dict(failure.headers),
         )
-        if failure is not None and failure.retry_after is not None:
-            response.headers["Retry-After"] = str(failure.retry_after)
         response.force_close()  # what follows a refused upgrade or an unread body is no request
         return response
 
@@ -118,11 +122,17 @@ class Door(RequestHandler):
     The stock texts quote what could not be parsed, to the client and to the log: that may be a cookie.
     """
 
-    __slots__ = ("is_crowded",)
+    __slots__ = ("_limit", "is_crowded")
 
-    def __init__(self, manager: web.Server, *, is_crowded: bool, **settings: Any) -> None:
+    def __init__(self, manager: web.Server, *, limit: int, **settings: Any) -> None:
         super().__init__(manager, **settings)
-        self.is_crowded = is_crowded
+        self._limit = limit
+        self.is_crowded = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self._manager is not None  # noqa: S101 - until the connection is lost
+        self.is_crowded = len(self._manager._connections) > self._limit  # noqa: SLF001 - the property copies them all
 
     def handle_error(
         self,
@@ -156,7 +166,7 @@ class Listener(web.Server):
         self._limit = limits.connections
 
     def __call__(self) -> RequestHandler:
-        return Door(self, loop=self._loop, is_crowded=len(self._connections) >= self._limit, **self._kwargs)
+        return Door(self, loop=self._loop, limit=self._limit, **self._kwargs)
 
 
 def _is_upgrade(head: Head) -> bool:

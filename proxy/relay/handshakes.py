@@ -30,12 +30,22 @@ class Handshakes:
         self._metrics = metrics
         self._system_of_units = system_of_units
 
-    def negotiation(self, credential: Credential | None) -> Negotiation[Credential]:
+    def negotiation(self, credential: Credential | None, endpoint: str) -> Negotiation[Credential]:
         """A fresh negotiation for one upstream connection; see `Negotiation` for a credential of None."""
+
+        def withheld() -> Refusal | None:
+            try:
+                if credential is not None:
+                    self.source.recheck(credential, endpoint)
+            except NoCredential as problem:
+                return no_credential(problem)
+            return None
+
         return Negotiation(
             credential,
             client_authn=self.client_authn,
             system_of_units=self._system_of_units,
+            withheld=withheld,
             retry_ms=jittered(_RETRY_MS),
         )
 

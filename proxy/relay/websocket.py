@@ -69,6 +69,9 @@ class WebSocketRelay:
         credential = await carriage.handshakes.source.obtain(head, endpoint)
         headers = carriage.crossing.upgrade_headers(head, credential.cookies())
         upstream = await carriage.upstream.dial(head.path, headers)
+        if carriage.live.draining:  # by now
+            await upstream.close(code=WSCloseCode.GOING_AWAY)
+            raise Draining
         client = WebSocketResponse(
             autoclose=False,
             compress=False,  # it would hide messages, and costs 100 KiB a pair
@@ -103,10 +106,10 @@ class _Connection:
         self._client = client
         self._upstream = upstream
         self._endpoint = endpoint
-        self._negotiation = carriage.handshakes.negotiation(credential)
+        self._negotiation = carriage.handshakes.negotiation(credential, endpoint)
         self._patience = asyncio.timeout(None)  # runs out when upstream is silent over a handshake, or when we leave
         self._leaving = False
-        self._relaying = True
+        self._relaying = False
 
     async def relay(self) -> None:
         """Relay until it ends, for whatever reason; then record what got no answer, and close both legs."""
@@ -130,6 +133,8 @@ class _Connection:
         ended: BaseException
         try:
             async with self._patience, asyncio.TaskGroup() as pumps:
+                self._relaying = True
+                self._be_patient()
                 pumps.create_task(self._climb())
                 pumps.create_task(self._descend())
             raise AssertionError("a pump ends by an exception")
@@ -146,12 +151,12 @@ class _Connection:
         """Client to upstream: every payload judged."""
         while True:
             payload = await _receive(self._client, "client")
-            self._carriage.metrics.relayed("websocket", "up", len(payload))
             up = self._negotiation.from_client(payload, now())
             self._settle(up.outcomes)
-            if self._negotiation.pending and self._patience.when() is None:
-                self._patience.reschedule(now() + self._carriage.limits.handshake_seconds)
+            if self._negotiation.pending:
+                self._be_patient()
             if up.payload is not None:
+                self._carriage.metrics.relayed("websocket", "up", len(payload))
                 await _sent("upstream", self._upstream.send_frame(up.payload, WSMsgType.TEXT))
             if up.replies:
                 await _sent("client", self._client.send_frame(encode(up.replies), WSMsgType.TEXT))
@@ -168,8 +173,7 @@ class _Connection:
                 down = self._negotiation.from_upstream(payload, now())
                 payload, outcomes = down.payload, down.outcomes
                 self._settle(outcomes)
-                if not self._negotiation.pending and not self._leaving:
-                    self._patience.reschedule(None)
+                self._be_patient()
             await _sent("client", self._client.send_frame(payload, WSMsgType.TEXT))
             if any(outcome.verdict == "rejected" for outcome in outcomes):
                 raise HandshakeRejected
@@ -179,8 +183,15 @@ class _Connection:
 
     def _leave(self) -> None:
         self._leaving = True
-        if self._relaying and not self._patience.expired():
-            self._patience.reschedule(now())
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        """Wait no longer than for the oldest handshake without an answer; not at all when we leave."""
+        if not self._relaying or self._patience.expired():
+            return
+        since = self._negotiation.waiting_since
+        deadline = None if since is None else since + self._carriage.limits.handshake_seconds
+        self._patience.reschedule(now() if self._leaving else deadline)
 
 
 async def _receive(leg: WebSocketResponse | UpstreamSocket, side: Side) -> bytes:

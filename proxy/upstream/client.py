@@ -1,16 +1,20 @@
 """Upgrades and POSTs to the one upstream."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final, Self
 
 import aiohttp
 from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
+
+log = logging.getLogger(__name__)
 
 CLOSE_SECONDS: Final = 3.0
 """How long a closing WebSocket waits for the other side's close frame."""
@@ -19,11 +23,15 @@ _REDIRECTS: Final = range(300, 400)
 
 
 class UpstreamUnavailable(Exception):
-    """Upstream could not be reached, or went away. `timed_out` tells silence from refusal."""
+    """Upstream could not be reached, or went away.
 
-    def __init__(self, text: str, *, timed_out: bool = False) -> None:
+    `timed_out` tells silence from refusal; `was_asked` whether the request may have arrived all the same.
+    """
+
+    def __init__(self, text: str, *, timed_out: bool = False, was_asked: bool = True) -> None:
         super().__init__(text)
         self.timed_out = timed_out
+        self.was_asked = was_asked
 
 
 class UpgradeRejected(Exception):
@@ -125,6 +133,8 @@ class Upstream:
                     decode_text=False,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
                 )
+        except aiohttp.ClientHttpProxyError as error:
+            raise self._unavailable(error) from None
         except aiohttp.ClientResponseError as rejection:
             raise UpgradeRejected(rejection.status) from None
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -145,8 +155,8 @@ class Upstream:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise self._unavailable(error) from None
         async with response:
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise UpstreamUnavailable("Upstream encoded an answer that was asked for as it is")
+            if response.headers.get("Content-Encoding", "identity") != "identity" or response.status < HTTPStatus.OK:
+                raise UpstreamUnavailable("Upstream's answer is none that was asked for")
             yield Answer(
                 response.status, tuple(response.headers.items()), response.content_length, self._chunks(response)
             )
@@ -159,20 +169,30 @@ class Upstream:
             raise self._unavailable(error) from None
 
     def _unavailable(self, error: Exception) -> UpstreamUnavailable:
-        # The text of a foreign error may quote what was sent, so only its kind is told.
+        # The text of a foreign error may quote what was sent, so only its kind is told, and that to the log.
+        log.warning("Upstream %s is unavailable: %s", self._url.host, type(error).__name__)
         timed_out = isinstance(error, TimeoutError)
         return UpstreamUnavailable(
-            f"Upstream {self._url.host} {'did not answer in time' if timed_out else 'is not reachable'}"
-            f" ({type(error).__name__})",
+            "Upstream did not answer in time" if timed_out else "Upstream is not reachable",
             timed_out=timed_out,
+            was_asked=not isinstance(error, _NEVER_ASKED),
         )
+
+
+_NEVER_ASKED: Final = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+)
 
 
 async def _refuse_redirects(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
+    """Upgrades would be redirected, with our headers; POSTs can be told not to be."""
     response = await handler(request)
-    if response.status in _REDIRECTS:
+    if request.method == "GET" and response.status in _REDIRECTS:
         response.close()
         raise aiohttp.ClientResponseError(response.request_info, (), status=response.status, message="redirect")
     return response

@@ -369,7 +369,7 @@ def test_nothing_goes_up_when_all_was_refused() -> None:
 
 def test_heartbeat_goes_up_as_it_came() -> None:
     up = negotiation_with().from_client(b"[]", 0.0)
-    assert up == Up(b"[]", [], [])
+    assert up == Up(b"[]", [], [], [])
 
 
 @pytest.mark.parametrize(
@@ -569,37 +569,6 @@ def test_any_upstream_payload_passes(payload: bytes) -> None:
 
 
 # The end --------------------------------------------------------------------------------------------------------------
-
-
-def test_goodbye_answers_a_held_connect() -> None:
-    negotiating = negotiation_with()
-    negotiating.from_client(b'[{"channel":"/meta/connect","id":"3","clientId":"c"}]', 0.0)
-    assert read(negotiating.goodbye(2000)) == [
-        {
-            "channel": "/meta/connect",
-            "successful": True,
-            "id": "3",
-            "clientId": "c",
-            "advice": {"reconnect": "retry", "interval": 2000},
-        }
-    ]
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        pytest.param(b"[]", id="a heartbeat"),
-        pytest.param(handshake(), id="a handshake"),
-        pytest.param(b'[{"channel":"/meta/subscribe"}]', id="a subscription"),
-        pytest.param(b'[{"channel":"/meta/connect"},{"channel":"/meta/subscribe"}]', id="a connect beside another"),
-    ],
-)
-def test_goodbye_answers_nothing_else(payload: bytes) -> None:
-    negotiating = negotiation_with()
-    negotiating.from_client(b'[{"channel":"/meta/connect"}]', 0.0)
-    negotiating.from_client(payload, 0.0)
-    assert negotiating.goodbye(1) is None
-    assert negotiation_with().goodbye(1) is None
 
 
 @pytest.mark.parametrize("reason", get_args(RefusalReason))

@@ -93,7 +93,7 @@ def test_goodbye_keeps_the_session_and_asks_for_another_connect(form: Form) -> N
         form(b'{"channel":"/meta/connect","id":"9","clientId":"mine","connectionType":"websocket"}')
     )
     [connect] = [one for one in batch if messages.string(one.get("id")) == "9"]
-    assert read(replies.goodbye(connect, 1500)) == [
+    assert read(messages.encode([replies.goodbye(connect, Refusal("unavailable", "going", 1500))])) == [
         {
             "channel": "/meta/connect",
             "successful": True,

@@ -431,18 +431,6 @@ async def test_cooldown_is_one_kind_of_no_credential_and_shows_no_secret(store: 
 
 
 @pytest.mark.logs_errors
-async def test_second_rejection_starts_the_cooldown_anew(store: Store) -> None:
-    credential = await store.obtain()
-    store.source.reject(credential, REALTIME)
-    store.clock.now += 50
-    store.source.reject(credential, REALTIME)
-    store.clock.now += 50
-    with pytest.raises(CoolingDown) as caught:
-        await store.obtain()
-    assert caught.value.seconds == pytest.approx(10.0)
-
-
-@pytest.mark.logs_errors
 async def test_change_ends_the_cooldown_everywhere(directory: Path, store: Store) -> None:
     credential = await store.obtain()
     store.source.reject(credential, REALTIME)
