@@ -11,9 +11,10 @@ const tell = (event) => process.stdout.write(`${JSON.stringify(event)}\n`);
 for (const level of ["log", "info", "debug", "warn"]) console[level] = console.error;
 
 // CometD's adapters for Node decode every chunk of a body by itself, and so spoil characters that stand across two.
+// They hand a callback to every request, unlike the WebSocket client, which listens for the answer instead.
 function decodeBodiesAsWhole() {
   const { request } = http;
-  http.request = (options, then) => request(options, (response) => then(response.setEncoding("utf8")));
+  http.request = (options, then) => request(options, then && ((response) => then(response.setEncoding("utf8"))));
   syncBuiltinESMExports();
 }
 
