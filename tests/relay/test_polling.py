@@ -251,7 +251,7 @@ async def hold(proxied: Running, client_id: str, cookies: dict[str, str]) -> byt
         return await response.read()
 
 
-async def test_five_hundred_held_connects_do_not_delay_the_next_request(proxied: Running, upstream: Simulator) -> None:
+async def test_two_hundred_held_connects_do_not_delay_the_next_request(proxied: Running, upstream: Simulator) -> None:
     async with asyncio.TaskGroup() as group:
         held = []
         for client_id, cookies in [await shaken(proxied) for _ in range(200)]:
@@ -308,6 +308,15 @@ async def test_clients_own_header_counts_as_its_credential_under_fill(upstream: 
     assert "ext" not in upstream.messages[0]
 
 
+async def test_nothing_of_ours_goes_with_a_token_that_comes_in_ext_alone_under_fill(upstream: Simulator) -> None:
+    async with running(upstream.url, {"handshake.client_authn": "fill"}) as proxied:
+        async with proxied.post([handshake(ext={AUTHN: {"token": "b3du"}})]) as response:
+            assert (await answers(response))[0]["successful"] is False
+        await shaken(proxied)  # what upstream rejected was not ours, so ours has nothing to rest for
+    assert "Authorization" not in upstream.requests[0].headers
+    assert upstream.messages[0]["ext"] == {AUTHN: {"token": "b3du"}}
+
+
 async def test_bare_authorization_counts_as_none_under_fill(upstream: Simulator) -> None:
     async with running(upstream.url, {"handshake.client_authn": "fill"}) as proxied:
         async with proxied.post([handshake(ext={AUTHN: {}})], headers={"Authorization": "Basic "}) as response:
@@ -328,11 +337,42 @@ async def test_handshake_is_refused_in_passing_while_upstream_is_down(upstream: 
         assert proxied.handshakes("long-polling") == {("refused", "unavailable"): 1}
 
 
-async def test_handshake_that_upstream_never_answers_times_out(scripted: Scripted) -> None:
+async def test_every_handshake_of_a_mixed_batch_is_settled_while_upstream_is_down(upstream: Simulator) -> None:
+    await upstream.stop()
+    own = handshake(id="2", ext={AUTHN: {"token": "b3du"}})
+    async with running(upstream.url, {"handshake.client_authn": "refuse"}) as proxied:
+        async with proxied.post([handshake(), own]) as response:
+            lasting, passing = await answers(response)
+            assert (lasting["id"], lasting["advice"]["reconnect"]) == ("2", "none")
+            assert (passing["id"], passing["advice"]["reconnect"]) == ("1", "handshake")
+        assert proxied.handshakes("long-polling") == {("refused", "policy"): 1, ("refused", "unavailable"): 1}
+
+
+async def test_handshake_that_went_up_before_upstream_was_gone_counts_as_unanswered(scripted: Scripted) -> None:
+    async def leaving(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    server = await scripted(leaving)
+    async with running(str(server.make_url(""))) as proxied:
+        async with proxied.post([handshake()]) as response:
+            [answer] = await answers(response)
+            assert (response.status, answer["advice"]["reconnect"]) == (200, "handshake")
+        assert proxied.handshakes("long-polling") == {("unanswered", "upstream_gone"): 1}
+
+
+@pytest.mark.parametrize("said", [None, b"  "], ids=["in silence", "behind a head and spaces"])
+async def test_handshake_that_upstream_never_answers_times_out(scripted: Scripted, said: bytes | None) -> None:
     async def silent(request: web.Request) -> web.StreamResponse:
         await request.read()
+        response = web.StreamResponse()
+        if said is not None:
+            await response.prepare(request)
+            await response.write(said)
         await asyncio.Event().wait()
-        raise AssertionError
+        return response
 
     server = await scripted(silent)
     async with running(str(server.make_url("")), {"handshake.timeout_seconds": 0.05}) as proxied:

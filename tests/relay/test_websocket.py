@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -110,6 +111,34 @@ async def test_rejection_crosses_unchanged_and_then_the_socket_is_closed(upstrea
         ]
         assert code == WSCloseCode.OK
         assert proxied.handshakes() == {("rejected", "denied"): 1}
+
+
+@pytest.mark.logs_errors
+async def test_rejected_value_is_not_offered_again_on_sockets_that_are_already_open(upstream: Simulator) -> None:
+    values = dict(VALUES) | {"C8Y_PASSWORD": "wrong"}
+    async with running(upstream.url, values=values) as proxied, proxied.socket() as one, proxied.socket() as other:
+        await exchange(one, [handshake()])
+        [answer] = await exchange(other, [handshake()])
+
+        assert answer["advice"]["reconnect"] == "handshake"
+        assert await closed(other) == (WSCloseCode.POLICY_VIOLATION, "Handshake refused")
+        assert len(upstream.messages) == 1
+        assert proxied.handshakes() == {("rejected", "denied"): 1, ("refused", "cooldown"): 1}
+
+
+async def test_replaced_value_is_not_offered_on_sockets_opened_before(upstream: Simulator, tmp_path: Path) -> None:
+    for name, value in {"tenant": "t0815", "user": "service", "password": PASSWORD}.items():
+        (tmp_path / name).write_text(value)
+    async with running(upstream.url, {"credentials.default.directory": str(tmp_path)}) as proxied:
+        async with proxied.socket() as socket:
+            [answer] = await exchange(socket, [handshake()])
+            assert answer["successful"] is True
+            (tmp_path / "password").write_text("of tomorrow")
+            [answer] = await exchange(socket, [handshake()])
+            assert answer["advice"]["reconnect"] == "handshake"
+            await closed(socket)
+        assert len(upstream.messages) == 1
+        assert proxied.handshakes() == {("accepted", "ok"): 1, ("refused", "no_credential"): 1}
 
 
 async def test_stale_client_token_is_replaced_on_every_rehandshake(proxied: Running, upstream: Simulator) -> None:
