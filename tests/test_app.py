@@ -10,7 +10,8 @@ import aiohttp
 import msgspec
 import pytest
 import trustme
-from aiohttp import WSCloseCode
+from aiohttp import WSCloseCode, web
+from aiohttp.test_utils import TestServer
 
 from proxy.app import CannotListen, Proxy
 from proxy.config import load
@@ -127,6 +128,56 @@ async def test_drain_says_goodbye_to_everybody_in_their_own_words(upstream: Simu
         assert await probe(proxied, "/livez") == (200, "ok")
 
 
+async def test_connect_parked_beside_other_messages_gets_its_goodbye_and_they_their_failure(
+    upstream: Simulator, proxied: Running
+) -> None:
+    async with proxied.post([handshake()]) as response:
+        [shaken] = await response.json()
+        cookies = {"Cookie": response.headers["Set-Cookie"].partition(";")[0]}
+    connect = {"channel": "/meta/connect", "id": "7", "clientId": shaken["clientId"]}
+    publish = {"channel": "/service/x", "id": "8", "data": {}, "clientId": shaken["clientId"]}
+    async with asyncio.TaskGroup() as group:
+        parked = group.create_task(posted(proxied, [connect, publish], cookies))
+        await upstream.until(lambda: upstream.held_connects == 1)
+        await proxied.proxy.drain()
+        goodbye, failed = await parked
+
+    assert (goodbye["id"], goodbye["successful"], goodbye["advice"]["reconnect"]) == ("7", True, "retry")
+    assert (failed["id"], failed["successful"]) == ("8", False)
+
+
+async def test_upgrade_that_was_dialling_when_the_drain_began_is_refused() -> None:
+    dialled, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        dialled.set()
+        await answer.wait()
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive()
+        return socket
+
+    slow_upstream = web.Application()
+    slow_upstream.router.add_get("/{path:.*}", slow)
+    async with (
+        TestServer(slow_upstream, host="localhost") as server,
+        running(str(server.make_url(""))) as proxied,
+        asyncio.TaskGroup() as group,
+    ):
+        opening = group.create_task(refusal_of_an_upgrade(proxied))
+        await dialled.wait()
+        await proxied.proxy.drain()
+        answer.set()
+        assert await opening == 503
+        assert proxied.upgrades() == {("refused", "draining"): 1}
+
+
+async def refusal_of_an_upgrade(proxied: Running) -> int:
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await proxied.client.ws_connect(f"{proxied.url}/cep/realtime")
+    return refused.value.status
+
+
 async def posted(proxied: Running, batch: object, headers: dict[str, str]) -> Any:
     async with proxied.post(batch, headers=headers) as response:
         return msgspec.json.decode(await response.read())
@@ -156,10 +207,8 @@ async def test_newcomers_are_sent_away_while_draining(proxied: Running) -> None:
     async with proxied.post([{"channel": "/meta/connect"}]) as response:
         assert response.status == 503
         assert int(response.headers["Retry-After"]) > 0
-    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        await proxied.client.ws_connect(f"{proxied.url}/cep/realtime")
 
-    assert refused.value.status == 503
+    assert await refusal_of_an_upgrade(proxied) == 503
     assert proxied.upgrades() == {("refused", "draining"): 1}
     assert proxied.handshakes("long-polling") == {("refused", "unavailable"): 1}
 

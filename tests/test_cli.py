@@ -71,7 +71,10 @@ async def test_platform_environment_is_configuration_enough_and_sigterm_ends_in_
 async def test_second_signal_changes_nothing(upstream: Simulator) -> None:
     environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": upstream.url}
     async with serving(environment) as (process, _):
+        assert process.stderr is not None
         process.send_signal(signal.SIGTERM)
+        while b"Draining" not in await process.stderr.readline():
+            pass
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 25) == 0
 
