@@ -2,8 +2,10 @@
 
 import logging
 import os
+import resource
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -404,6 +406,32 @@ async def test_directory_that_appears_later_is_found(tmp_path: Path) -> None:
     (tmp_path / "later").mkdir()
     write(tmp_path / "later", token="e.y.J")
     assert await store.obtain() == Jwt("e.y.J")
+
+
+@contextmanager
+def descriptors_left(number: int) -> Iterator[None]:
+    """So many files can still be opened at a time."""
+    lowest_free = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest_free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.logs_errors
+async def test_values_that_could_not_be_read_in_passing_are_read_at_the_next_look(
+    directory: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.obtain()
+    write(directory, password="second")
+    with descriptors_left(1):  # for the directory, and none for its files
+        assert [await store.obtain() for _ in range(3)] == [Basic("ann", "first")] * 3
+    assert await store.obtain() == Basic("ann", "second")
+    assert store.loads == [True, False, True]
+    assert [record.levelno for record in caplog.records if record.name.startswith("proxy")] == [logging.ERROR]
 
 
 # Cool-down ------------------------------------------------------------------------------------------------------------
