@@ -2,25 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
-from aiohttp.web import Response
 
 from proxy.app import Proxy
 from proxy.config import Config, load
-from proxy.demo import OUTCOMES_PATH, public_pages, running_upstream, stored_values
-from proxy.demo import Page as PublicPage
+from proxy.demo.feed import feed
+from proxy.demo.page import OUTCOMES_PATH, demo_page, outcomes_of
 from proxy.demo.simulator import Simulator
-from proxy.operations.metrics import Metrics
 from proxy.relay.front import Page
 
 
 PUBLIC_PORT: Final = 8080
 ADMIN_PORT: Final = 9090
-
-_HANDSHAKES: Final = "c8y_realtime_proxy_handshakes"
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +31,36 @@ async def show(stop: asyncio.Event, *, public_port: int = PUBLIC_PORT, admin_por
     async with running_upstream() as simulator:
         right = Proxy(_configuration(simulator, public_port, admin_port, origins), pages=pages)
         wrong = Proxy(_configuration(simulator, public_port + 1, admin_port + 1, origins, wrong=True))
-        pages |= _pages(right.metrics, wrong.metrics, wrong_port=public_port + 1)
+        pages |= {
+            "/": demo_page(wrong_port=public_port + 1),
+            OUTCOMES_PATH: outcomes_of({"here": right.metrics, "wrong": wrong.metrics}),
+        }
         async with right, wrong:
             log.info("The demo page is at http://localhost:%d/ (Ctrl-C ends the demo)", right.public_port)
             await stop.wait()
             await asyncio.gather(right.drain(), wrong.drain())
+
+
+@asynccontextmanager
+async def running_upstream(*, seconds_between: float = 0.7) -> AsyncIterator[Simulator]:
+    """A simulator on a free loopback port, with a password nobody knows beforehand, and notifications coming in."""
+    async with Simulator(password=secrets.token_urlsafe(24)) as simulator:
+        # No TaskGroup: it would wrap what the body raises into a group that callers do not expect.
+        feeding = asyncio.get_running_loop().create_task(feed(simulator, seconds_between=seconds_between))
+        try:
+            yield simulator
+        finally:
+            feeding.cancel()
+            await asyncio.wait({feeding})
+            if not feeding.cancelled():
+                feeding.result()
+
+
+def stored_values(simulator: Simulator, *, wrong: bool = False) -> Mapping[str, str]:
+    """The values of a stored credential for this simulator by their file names; a wrong one differs in its password."""
+    accounts = simulator.accounts
+    password = secrets.token_urlsafe(24) if wrong else accounts.password
+    return MappingProxyType({"tenant": accounts.tenant, "user": accounts.user, "password": password})
 
 
 def _configuration(
@@ -55,26 +79,3 @@ def _configuration(
             "C8Y_REALTIME_PROXY__CREDENTIALS__DEFAULT__COOLDOWN_SECONDS": "10",
         },
     )
-
-
-def _pages(right: Metrics, wrong: Metrics, *, wrong_port: int) -> dict[str, Page]:
-    def outcomes() -> Response:
-        told = {"here": _outcomes(right), "wrong": _outcomes(wrong)}
-        return Response(body=msgspec.json.encode(told), content_type="application/json")
-
-    def serving(page: PublicPage) -> Page:
-        return lambda: Response(body=page.body, headers={"Content-Type": page.content_type, **page.headers})
-
-    pages: dict[str, Page] = {path: serving(page) for path, page in public_pages(wrong_port=wrong_port).items()}
-    return pages | {OUTCOMES_PATH: outcomes}
-
-
-def _outcomes(metrics: Metrics) -> list[dict[str, str | int]]:
-    """What has been counted so far, read from the metrics as any scraper would."""
-    return [
-        {**sample.labels, "count": int(sample.value)}
-        for family in metrics.registry.collect()
-        if family.name == _HANDSHAKES
-        for sample in family.samples
-        if sample.name.endswith("_total") and sample.value
-    ]

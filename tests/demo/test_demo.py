@@ -8,9 +8,11 @@ from random import Random
 
 import aiohttp
 import pytest
+from aiohttp.web import Response
 
-from proxy.demo import OUTCOMES_PATH, public_pages, running_upstream, stored_values
 from proxy.demo.feed import DEVICES, Notification, notifications
+from proxy.demo.page import OUTCOMES_PATH, demo_page
+from proxy.demo.show import running_upstream, stored_values
 
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, 345_678, tzinfo=UTC)
@@ -85,10 +87,15 @@ async def test_stored_values_are_admitted_unless_they_are_meant_to_be_wrong() ->
         assert another.accounts.password != right["password"]
 
 
+def text_of(page: Response) -> str:
+    assert isinstance(page.body, bytes)
+    return page.body.decode()
+
+
 def test_page_loads_nothing_from_anywhere() -> None:
-    page = public_pages()["/"]
-    text = page.body.decode()
-    assert page.content_type == "text/html; charset=utf-8"
+    page = demo_page()()
+    text = text_of(page)
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     assert re.findall(r"""(?:src|href)=["']?(\w+:)""", text) == ["data:"]
     assert not re.findall(r"@import|url\(|<iframe|<img|innerHTML|\beval\(", text)
     assert set(re.findall(r"https?://[\w.]+", text)) == {"http://www.w3.org"}
@@ -96,22 +103,22 @@ def test_page_loads_nothing_from_anywhere() -> None:
 
 
 def test_page_sends_no_authn() -> None:
-    script = public_pages()["/"].body.decode().partition("<script>")[2]
+    script = text_of(demo_page()()).partition("<script>")[2]
     assert "cumulocity.authn" not in script
     assert "Authorization" not in script
 
 
 def test_policy_allows_the_own_origin_and_the_proxy_with_the_wrong_password() -> None:
-    page = public_pages(wrong_port=12345)["/"]
+    page = demo_page(wrong_port=12345)()
     policy = page.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ")
     assert "connect-src 'self' ws: http://127.0.0.1:12345 http://localhost:12345;" in policy
-    assert b'data-wrong-port="12345"' in page.body
+    assert 'data-wrong-port="12345"' in text_of(page)
 
 
 @pytest.mark.parametrize("label", ["id", "aria-labelledby"])
 def test_every_label_of_the_page_names_an_element(label: str) -> None:
-    text = public_pages()["/"].body.decode()
+    text = text_of(demo_page()())
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(rf'\s{label}="([^"]+)"', text)) <= set(ids)
