@@ -33,7 +33,6 @@ def demo_page(*, wrong_port: int = 8081) -> Page:
         "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "Content-Type": "text/html; charset=utf-8",
         "Referrer-Policy": "same-origin",
-        "X-Content-Type-Options": "nosniff",
     }
     body = resources.files(__package__).joinpath("page.html").read_bytes()
     body = body.replace(b'data-wrong-port="8081"', b'data-wrong-port="%d"' % wrong_port)

@@ -74,7 +74,9 @@ class Front:
             raise Crowded
         if (page := self._pages.get(head.path)) is not None and head.method == "GET":
             self._gate.admit_host(head)
-            return page()
+            response = page()
+            response.headers.update(ALWAYS_DOWN)
+            return response
         endpoint = endpoint_of(head.path)
         if endpoint is None:
             raise BadRequest(404, "Nothing is served at this path")

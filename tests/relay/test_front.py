@@ -5,12 +5,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from proxy.demo.simulator import Simulator
 from tests.conftest import PASSWORD, Running, handshake, running
 
 
 PAGE = "https://app.example.com"
+DEMO = {"/": lambda: web.Response(text="demo")}
 
 
 @pytest.mark.parametrize(
@@ -189,8 +191,21 @@ async def test_fault_of_ours_tells_the_client_nothing(upstream: Simulator, caplo
     assert "fault of ours" in caplog.text
 
 
-async def test_every_answer_names_the_same_server_and_forbids_sniffing(proxied: Running) -> None:
-    for path in ("/nowhere", "/cep/realtime"):
-        async with proxied.post([handshake()], path) as response:
-            assert response.headers["Server"] == "c8y-realtime-proxy"
-            assert response.headers["X-Content-Type-Options"] == "nosniff"
+async def test_every_answer_names_the_same_server_and_forbids_sniffing(upstream: Simulator) -> None:
+    async with running(upstream.url, pages=DEMO) as proxied:
+        for method, path in (
+            ("GET", "/"),
+            ("POST", "/nowhere"),
+            ("POST", "/cep/realtime"),
+            ("OPTIONS", "/cep/realtime"),
+        ):
+            async with proxied.client.request(method, proxied.url + path, json=[handshake()]) as response:
+                assert response.headers["Server"] == "c8y-realtime-proxy"
+                assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_page_is_served_to_admitted_hosts_only(upstream: Simulator) -> None:
+    async with running(upstream.url, pages=DEMO) as proxied:
+        for host, status in (("localhost", 200), ("evil.example", 403)):
+            async with proxied.client.get(proxied.url, headers={"Host": host}) as response:
+                assert response.status == status
