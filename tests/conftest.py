@@ -49,6 +49,11 @@ class Running:
         assert value is not None, f"no series {name} {labels}"
         return value
 
+    def crossed(self, transport: str, direction: str) -> tuple[float, float]:
+        """How many payloads, and how many bytes of them, were relayed so far."""
+        labels = {"transport": transport, "direction": direction}
+        return self.count("payloads_total", **labels), self.count("bytes_total", **labels)
+
     def handshakes(self, transport: str = "websocket", source: str = "stored") -> dict[tuple[str, str], float]:
         """The handshakes that ended so far, by outcome and reason."""
         return {

@@ -156,7 +156,7 @@ class _Connection:
             if self._negotiation.pending:
                 self._be_patient()
             if up.payload is not None:
-                self._carriage.metrics.relayed("websocket", "up", len(payload))
+                self._carriage.metrics.relayed("websocket", "up", len(up.payload))
                 await _sent("upstream", self._upstream.send_frame(up.payload, WSMsgType.TEXT))
             if up.replies:
                 await _sent("client", self._client.send_frame(encode(up.replies), WSMsgType.TEXT))

@@ -55,6 +55,13 @@ async def answers(response: aiohttp.ClientResponse) -> list[Message]:
     return decoded
 
 
+async def test_payloads_are_counted_with_their_bytes_at_upstream(proxied: Running, upstream: Simulator) -> None:
+    async with proxied.post([handshake()]) as response:
+        answer = await response.read()
+    assert proxied.crossed("long-polling", "up") == (1, len(upstream.payloads[0]))
+    assert proxied.crossed("long-polling", "down") == (1, len(answer))
+
+
 async def test_handshake_is_filled_in_and_accepted(proxied: Running, upstream: Simulator) -> None:
     await shaken(proxied)
 

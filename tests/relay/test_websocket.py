@@ -367,6 +367,14 @@ async def test_payloads_after_the_answer_pass_byte_for_byte(scripted: Scripted) 
         assert (frame.type, frame.data) == (WSMsgType.TEXT, odd)
 
 
+async def test_payloads_are_counted_with_their_bytes_at_upstream(proxied: Running, upstream: Simulator) -> None:
+    async with proxied.socket() as socket:
+        await socket.send_str(msgspec.json.encode([handshake()]).decode())
+        answer = (await socket.receive()).data.encode()
+        assert proxied.crossed("websocket", "up") == (1, len(upstream.payloads[0]))
+        assert proxied.crossed("websocket", "down") == (1, len(answer))
+
+
 @pytest.mark.parametrize(("status", "reason"), [(401, "denied"), (403, "denied"), (404, "other"), (302, "other")])
 async def test_upgrade_that_upstream_rejects_is_a_bad_gateway(upstream: Simulator, status: int, reason: str) -> None:
     upstream.answers_with_status = status
