@@ -63,6 +63,7 @@ class PollingRelay:
             if expected.lower() != "100-continue":
                 raise BadRequest(417, "Expect nothing, or 100-continue")
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # that was no part of the answer
         body = bytearray()
         try:
             async with asyncio.timeout(self._carriage.limits.body_seconds):

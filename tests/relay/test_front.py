@@ -161,6 +161,27 @@ async def test_bytes_behind_a_refused_upgrade_are_no_request(proxied: Running, u
     assert upstream.requests == []
 
 
+@pytest.mark.parametrize(
+    ("version", "body"),
+    [
+        pytest.param("1.0", "\r\n", id="HTTP/1.0"),
+        pytest.param("1.1", "Content-Length: 2\r\n\r\n[]", id="with a body"),
+        pytest.param("1.1", "Transfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n", id="with a chunked body"),
+    ],
+)
+async def test_upgrade_that_could_be_read_two_ways_is_not_dialled(
+    proxied: Running, upstream: Simulator, version: str, body: str
+) -> None:
+    opening = (
+        "Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    )
+    response = await raw(proxied, f"GET /cep/realtime HTTP/{version}\r\n{opening}{body}")
+
+    assert response.split(b" ")[1] == b"400"
+    assert upstream.requests == []
+
+
 async def test_connections_over_the_limit_are_told_so(upstream: Simulator) -> None:
     async with running(upstream.url, {"limits.connections": 2}) as proxied, proxied.socket(), proxied.socket():
         async with proxied.post([handshake()]) as response:
@@ -180,6 +201,13 @@ async def test_expectation_of_a_go_ahead_is_met(proxied: Running) -> None:
     response = await raw(proxied, request)
 
     assert response.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+async def test_what_is_wrong_behind_a_go_ahead_is_told_all_the_same(proxied: Running) -> None:
+    head = "POST /cep/realtime HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    response = await raw(proxied, f"{head}Expect: 100-continue\r\nContent-Length: 3\r\n\r\n[1]")
+
+    assert response.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 400 ")
 
 
 @pytest.mark.logs_errors
