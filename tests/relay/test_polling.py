@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from proxy.bayeux.negotiation import AUTHN
+from proxy.bayeux.replies import Joiner
 from proxy.demo.simulator import Simulator
 from proxy.gate.endpoints import ENDPOINTS
 from tests.conftest import PASSWORD, VALUES, Message, Running, handshake, running
@@ -220,6 +222,69 @@ async def test_http_status_is_a_rejection_and_crosses(upstream: Simulator, statu
         assert response.status == status
         assert "WWW-Authenticate" not in response.headers
         assert proxied.handshakes("long-polling") == {("rejected", reason): 1}
+
+
+@pytest.mark.logs_errors
+async def test_stored_value_is_not_offered_again_after_a_401_to_anything(upstream: Simulator) -> None:
+    upstream.answers_with_status = 401
+    async with running(upstream.url) as proxied:
+        async with proxied.post([CONNECT]) as response:
+            assert response.status == 401
+        async with proxied.post([handshake()]):
+            pass
+        assert len(upstream.requests) == 1
+        assert proxied.handshakes("long-polling") == {("refused", "cooldown"): 1}
+
+
+async def test_redirect_is_not_followed(scripted: Scripted) -> None:
+    paths = []
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        paths.append(request.path)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    server = await scripted(elsewhere)
+    async with running(str(server.make_url(""))) as proxied:
+        async with proxied.post([handshake()], allow_redirects=False) as response:
+            assert response.status == 307
+            assert "Location" not in response.headers
+    assert paths == ["/notification/realtime/"]
+
+
+async def test_answer_that_nobody_can_read_is_a_bad_gateway(scripted: Scripted) -> None:
+    async def encoded(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        return web.Response(body=gzip.compress(b"[]"), headers={"Content-Encoding": "gzip"})
+
+    server = await scripted(encoded)
+    async with running(str(server.make_url(""))) as proxied, proxied.post([CONNECT]) as response:
+        assert response.status == 502
+
+
+async def test_answer_to_a_handshake_is_held_up_to_the_limit(scripted: Scripted) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        return web.Response(text='[{"channel":"/meta/handshake","successful":true,"x":"' + "x" * 200_000 + '"}]')
+
+    server = await scripted(endless)
+    async with running(str(server.make_url("")), {"limits.upstream_payload_bytes": 100_000}) as proxied:
+        async with proxied.post([handshake()]) as response:
+            [answer] = await answers(response)
+            assert answer["advice"]["reconnect"] == "handshake"
+        assert proxied.handshakes("long-polling") == {("unanswered", "upstream_gone"): 1}
+
+
+@pytest.mark.logs_errors
+async def test_fault_of_ours_within_an_answer_is_not_passed_off_as_complete(
+    upstream: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(upstream.url) as proxied:
+        monkeypatch.setattr(Joiner, "feed", lambda *_: b"[" * 100_000)
+        monkeypatch.setattr(Joiner, "end", lambda *_: 1 / 0)
+        refused = handshake(ext=[])
+        with pytest.raises(aiohttp.ClientPayloadError):
+            async with proxied.post([refused, CONNECT | {"clientId": "unknown"}]) as response:
+                await response.read()
 
 
 async def test_held_connect_sends_its_headers_and_spaces_as_they_come() -> None:
@@ -464,6 +529,17 @@ async def test_body_over_the_limit_is_refused(upstream: Simulator) -> None:
             f"{proxied.url}/cep/realtime", data=pieces(), headers={"Content-Type": "application/json"}
         ) as response:
             assert response.status == 413
+
+
+async def test_body_that_is_announced_as_over_the_limit_is_not_waited_for(proxied: Running) -> None:
+    reader, writer = await asyncio.open_connection("localhost", proxied.proxy.public_port)
+    writer.write(b"POST /cep/realtime HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+    writer.write(b"Content-Length: 1048577\r\n\r\n")
+    status = await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
+    await writer.wait_closed()
+
+    assert status.split(b" ")[1] == b"413"
 
 
 async def test_body_that_does_not_arrive_is_given_up(upstream: Simulator) -> None:

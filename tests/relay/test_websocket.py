@@ -4,6 +4,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import aiohttp
 import msgspec
@@ -384,6 +385,41 @@ async def test_upgrade_that_upstream_rejects_is_a_bad_gateway(upstream: Simulato
 
         assert refused.value.status == 502
         assert proxied.upgrades() == {("rejected", reason): 1}
+
+
+async def test_upgrade_is_not_redirected() -> None:
+    paths = []
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        paths.append(request.path)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    redirecting = web.Application()
+    redirecting.router.add_get("/{path:.*}", elsewhere)
+    async with (
+        TestServer(redirecting, host="localhost") as upstream,
+        running(str(upstream.make_url(""))) as proxied,
+    ):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await proxied.client.ws_connect(f"{proxied.url}/cep/realtime")
+        assert refused.value.status == 502
+    assert paths == ["/cep/realtime"]
+
+
+async def test_client_that_is_gone_when_it_is_accepted_leaves_no_socket_upstream(
+    proxied: Running, upstream: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone(web.WebSocketResponse):
+        async def prepare(self, _: object) -> NoReturn:
+            raise ConnectionResetError
+
+    monkeypatch.setattr("proxy.relay.websocket.WebSocketResponse", Gone)
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode()}
+    async with proxied.client.get(f"{proxied.url}/cep/realtime", headers=headers | key) as response:
+        assert response.status == 400
+    await upstream.until(lambda: upstream.open_sockets == 0)
+    assert len(upstream.requests) == 1
 
 
 async def test_unreachable_upstream_is_a_bad_gateway_before_the_client_is_accepted(upstream: Simulator) -> None:
