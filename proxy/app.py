@@ -1,7 +1,10 @@
 """The only place that wires: collaborators, listeners, start and drain, in reading order."""
 
 import asyncio
+import errno
 import logging
+import os
+import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -155,9 +158,11 @@ class Proxy:
         try:
             await web.TCPSite(runner, settings.host, settings.port, ssl_context=tls).start()
         except OSError as error:
+            is_name = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+            key, remedy = ("host", "an address of this machine") if is_name else ("port", "a free one")
+            reason = error.strerror if is_name or error.errno is None else os.strerror(error.errno)
             raise CannotListen(
-                f"{section}.port: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
-                "end what is there, or choose another"
+                f"{section}.{key}: cannot listen on {settings.host}:{settings.port}: {reason}; choose {remedy}"
             ) from None
         port: int = runner.addresses[0][1]
         log.info(

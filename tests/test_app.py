@@ -54,13 +54,29 @@ async def test_metrics_are_on_the_admin_listener_only(proxied: Running) -> None:
         assert response.status == 404
 
 
-async def test_occupied_port_is_named_with_its_key(proxied: Running, upstream: Simulator) -> None:
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        pytest.param(
+            "127.0.0.1", r"listen\.port: cannot listen on .*: Address already in use; choose a free", id="port"
+        ),
+        pytest.param(
+            "192.0.2.1", r"listen\.host: cannot listen on .*; choose an address of this machine", id="address"
+        ),
+        pytest.param("x.invalid", r"listen\.host: cannot listen on .*; choose an address of this machine", id="name"),
+    ],
+)
+async def test_listener_that_cannot_be_opened_is_told_by_its_key(
+    proxied: Running, upstream: Simulator, host: str, told: str
+) -> None:
     environment = {
         "C8Y_BASEURL": upstream.url,
+        "C8Y_REALTIME_PROXY__LISTEN__HOST": host,
         "C8Y_REALTIME_PROXY__LISTEN__PORT": str(proxied.proxy.public_port),
         "C8Y_REALTIME_PROXY__ADMIN__PORT": "0",
+        "C8Y_REALTIME_PROXY__GATE__HOSTS": '["proxy.example.com"]',
     }
-    with pytest.raises(CannotListen, match=r"^listen\.port: cannot listen on 127\.0\.0\.1:\d+: .*choose another"):
+    with pytest.raises(CannotListen, match=f"^{told}"):
         async with Proxy(load(None, environment | dict(VALUES))):
             pass
 

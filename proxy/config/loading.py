@@ -46,7 +46,9 @@ class BadConfiguration(Exception):
 
 def load(file: Path | None, environment: Mapping[str, str]) -> Config:
     """Read the file, lay the environment over it, and validate. Raises BadConfiguration."""
-    loading = _Loading({} if file is None else _read(file))
+    loading = _Loading()
+    if file is not None:
+        loading.read(file)
     loading.overlay(environment)
     config = loading.validated()
     # A frozen section's private part is set once, here, before anybody else sees it.
@@ -59,31 +61,41 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Config:
     return config
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-    except UnicodeDecodeError:
-        problem = "is not UTF-8 text"
-    except tomllib.TOMLDecodeError as error:
-        problem = f"is not TOML: {error}"
-    raise BadConfiguration([Problem(str(file), problem)])
-
-
 class _Loading:
     """The tree as it is put together, the variable that each key came from, and what is wrong so far."""
 
-    def __init__(self, tree: dict[str, Any]) -> None:
+    def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._tree = tree
+        self._tree: dict[str, Any] = {}
+        self._is_whole = True
         self._variables: dict[str, str] = {}
         self._wrong: set[str] = set()
 
+    def read(self, file: Path) -> None:
+        """Take the tree from a TOML file."""
+        try:
+            tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            text = f"cannot be read: {error.strerror}"
+        except UnicodeDecodeError:
+            text = "is not UTF-8 text"
+        except tomllib.TOMLDecodeError as error:
+            text = f"is not TOML: {error}"
+        except (ValueError, RecursionError):  # a number of thousands of digits, tables in tables without end
+            text = "is TOML beyond all bounds: expected a few short keys"
+        else:
+            self._tree = tree
+            return
+        self._is_whole = False
+        self.problems.append(Problem(str(file), text))
+
     def overlay(self, environment: Mapping[str, str]) -> None:
-        """Put our own variables into the tree, and the platform's where its key is still empty."""
+        """Put our own variables into the tree, and the platform's where its key is still empty.
+
+        A variable that is set to nothing counts as not set.
+        """
         known = {variable_of(key): (key, field) for key, field in keys_of(Config)}
-        for variable in sorted(name for name in environment if name.startswith(PREFIX)):
+        for variable in sorted(name for name in environment if name.startswith(PREFIX) and environment[name]):
             if variable not in known:
                 self.problems.append(Problem(variable, f"is not a variable of ours{_nearest(variable, known)}"))
                 continue
@@ -93,7 +105,7 @@ class _Loading:
             if get_origin(field.annotation) is tuple:
                 try:
                     value = msgspec.json.decode(environment[variable], type=list[str])
-                except msgspec.MsgspecError:
+                except (msgspec.MsgspecError, UnicodeError):
                     self._note(key, 'expected a JSON list of texts, such as ["one", "two"]')
                     continue
             _set(self._tree, key, value)
@@ -103,20 +115,21 @@ class _Loading:
 
     def validated(self) -> Config:
         """The configuration, with defaults in place of what is wrong, so that the rest can be judged too."""
-        known = [key for key, _ in keys_of(Config)]
         while True:
             try:
                 return Config.model_validate(self._tree)
             except ValidationError as error:
                 for fault in error.errors(include_url=False, include_input=False):
                     path = [part for part in fault["loc"] if isinstance(part, str)]
-                    key = ".".join(path)
-                    unknown = fault["type"] == "extra_forbidden"
-                    self._note(key, f"is not a key of ours{_nearest(key, known)}" if unknown else _told(fault))
+                    self._note(".".join(path), _told(fault))
                     _drop(self._tree, path)
 
     def look_for_contradictions(self, config: Config) -> None:
-        """Find what is wrong only when keys are seen together, unless it follows from one that is wrong by itself."""
+        """Find what is wrong only when keys are seen together, unless it follows from one that is wrong by itself, or
+        from a file that could not be read.
+        """
+        if not self._is_whole:
+            return
         for problem, *sources in _contradictions(config):
             keys = (problem.where, *sources)
             if not any(key == wrong or key.startswith(f"{wrong}.") for key in keys for wrong in self._wrong):
@@ -128,8 +141,27 @@ class _Loading:
 
 
 def _told(fault: Mapping[str, Any]) -> str:
-    message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    return message if message.startswith("expected") else f"expected {message}"
+    """A fault that pydantic found, in our words."""
+    if fault["type"] == "extra_forbidden":
+        key = ".".join(map(str, fault["loc"]))
+        if any(key == known for known, _ in keys_of(Config)):
+            return "is quoted as one name: write it without the quotes, or as a key of its table"
+        return f"is not a key of ours{_nearest(key, (known for known, _ in keys_of(Config)))}"
+    message = _EXPECTED.get(fault["type"]) or str(fault["msg"])
+    message = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    entries = [f" (entry {part + 1})" for part in fault["loc"] if isinstance(part, int)]
+    return (message if message.startswith("expected") else f"expected {message}") + "".join(entries)
+
+
+_EXPECTED: Final = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "model_type": "a table of keys",
+    "string_type": "text",
+    "string_unicode": "UTF-8 text",
+    "tuple_type": "a list",
+}
+"""What pydantic's types of fault amount to, where its own messages speak to programmers."""
 
 
 def _contradictions(config: Config) -> Iterator[tuple[Problem, *tuple[str, ...]]]:
@@ -140,6 +172,8 @@ def _contradictions(config: Config) -> Iterator[tuple[Problem, *tuple[str, ...]]
     if not is_loopback(config.listen.host) and not config.gate.hosts:
         text = "expected the names this proxy is reached by, since it listens beyond loopback"
         yield Problem("gate.hosts", text), "listen.host"
+    if (config.admin.host, config.admin.port) == (config.listen.host, config.listen.port) and config.admin.port:
+        yield Problem("admin.port", "expected another port than that of listen.port"), "listen.port", "admin.host"
     yield from ((problem,) for problem in _file_problems(config))
 
 
@@ -156,6 +190,8 @@ def _source_contradictions(config: Config) -> Iterator[tuple[Problem, *tuple[str
         case "cookie" if config.handshake.client_authn is ClientAuthn.FILL:
             text = "expected override or refuse: with source = cookie all credentials are the client's"
             yield Problem("handshake.client_authn", text), source_key
+        case "stored" if settings.directory and settings.directory.exists() and not settings.directory.is_dir():
+            yield (Problem(directory_key, "expected a directory, with one file per value"),)
         case "stored" if settings.directory is None:
             # Unlike a directory, an environment cannot be mended while the process runs.
             if not settings.platform_values.keys() - {"tenant"}:
@@ -165,7 +201,7 @@ def _source_contradictions(config: Config) -> Iterator[tuple[Problem, *tuple[str
             try:
                 credential_from(settings.platform_values)
             except BrokenCredential as problem:
-                yield (Problem("C8Y_USER, C8Y_PASSWORD, C8Y_TOKEN", str(problem)),)
+                yield (Problem(", ".join(_PLATFORM_VALUES), str(problem)),)
 
 
 def _file_problems(config: Config) -> Iterator[Problem]:
@@ -173,22 +209,37 @@ def _file_problems(config: Config) -> Iterator[Problem]:
     if (tls.certificate_file is None) != (tls.key_file is None):
         missing = "key_file" if tls.key_file is None else "certificate_file"
         yield Problem(f"listen.tls.{missing}", "expected beside the other: a certificate and its key go together")
-    elif tls.certificate_file is not None:
+    files = {
+        "listen.tls.certificate_file": tls.certificate_file,
+        "listen.tls.key_file": tls.key_file,
+        "upstream.ca_file": config.upstream.ca_file,
+    }
+    unreadable = {key: reason for key, file in files.items() if file and (reason := _unreadable(file))}
+    yield from (Problem(key, f"cannot be read: {reason}") for key, reason in unreadable.items())
+    if tls.certificate_file and tls.key_file and not any(key.startswith("listen.tls") for key in unreadable):
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
                 tls.certificate_file, tls.key_file, password=""
             )
-        except (OSError, ssl.SSLError) as error:
-            yield Problem("listen.tls", f"certificate and key cannot be used: {_reason(error)}")
-    if config.upstream.ca_file is not None:
+        except ssl.SSLError as error:
+            foreign = error.reason == "KEY_VALUES_MISMATCH"
+            text = "the key of certificate_file" if foreign else "PEM in both files, and the key without a passphrase"
+            yield Problem("listen.tls.key_file" if foreign else "listen.tls", f"expected {text}")
+    if config.upstream.ca_file and "upstream.ca_file" not in unreadable:
         try:
             ssl.create_default_context(cafile=config.upstream.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            yield Problem("upstream.ca_file", f"cannot be used: {_reason(error)}")
+        except ssl.SSLError:
+            yield Problem("upstream.ca_file", "expected certificates in PEM")
 
 
-def _reason(error: OSError) -> str:
-    return getattr(error, "reason", None) or error.strerror or "not PEM"
+def _unreadable(file: Path) -> str | None:
+    """Why a file cannot be read, or None."""
+    try:
+        with file.open("rb") as opened:
+            opened.read(1)
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -206,9 +257,9 @@ def _get(tree: Mapping[str, Any], key: str) -> object:
 def _set(tree: dict[str, Any], key: str, value: object) -> None:
     *sections, name = key.split(".")
     for section in sections:
-        if not isinstance(tree.get(section), dict):
-            tree[section] = {}
-        tree = tree[section]
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            return  # a fault of the file, which validation tells
     tree[name] = value
 
 

@@ -1,14 +1,27 @@
 """The sections and keys, each with its default, its bounds and a sentence about it."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
 
 from proxy.bayeux.negotiation import ClientAuthn
-from proxy.config.values import Bytes, CookieName, HeaderValue, Host, Network, Origin, Port, ProxyUrl, Seconds
+from proxy.config.values import (
+    Bytes,
+    CookieName,
+    FilePath,
+    HeaderValue,
+    Host,
+    ListeningHost,
+    Network,
+    Number,
+    Origin,
+    Port,
+    ProxyUrl,
+    Seconds,
+    WholeNumber,
+)
 
 
 PREFIX: Final = "C8Y_REALTIME_PROXY__"
@@ -21,14 +34,14 @@ class _Section(BaseModel):
 class Tls(_Section):
     """The certificate of the public listener; both files or neither."""
 
-    certificate_file: Path | None = Field(None, description="Certificate chain in PEM.")
-    key_file: Path | None = Field(None, description="Its private key in PEM.")
+    certificate_file: FilePath | None = Field(None, description="Certificate chain in PEM.")
+    key_file: FilePath | None = Field(None, description="Its private key in PEM.")
 
 
 class Listen(_Section):
     """The public listener."""
 
-    host: str = Field("127.0.0.1", description="Address or name to listen on.")
+    host: ListeningHost = Field("127.0.0.1", description="Address or name to listen on.")
     port: Port = Field(8080, description="Port; 0 takes a free one.")
     tls: Tls = Field(default_factory=Tls)
 
@@ -36,7 +49,7 @@ class Listen(_Section):
 class Admin(_Section):
     """The listener of metrics and probes."""
 
-    host: str = Field("127.0.0.1", description="Address or name to listen on.")
+    host: ListeningHost = Field("127.0.0.1", description="Address or name to listen on.")
     port: Port = Field(9090, description="Port; 0 takes a free one.")
 
 
@@ -44,7 +57,7 @@ class Upstream(_Section):
     """Cumulocity."""
 
     url: Origin = Field("", description="Scheme, host and port of the tenant. C8Y_BASEURL where it is not set.")
-    ca_file: Path | None = Field(None, description="Certificate authorities in PEM, in place of the system's.")
+    ca_file: FilePath | None = Field(None, description="Certificate authorities in PEM, in place of the system's.")
     proxy_url: ProxyUrl | None = Field(None, repr=False, description="An HTTP proxy on the way to upstream.")
     relayed_cookies: tuple[CookieName, ...] = Field(
         ("BAYEUX_BROWSER",), description="Cookies that cross both ways by name; add a load balancer's here."
@@ -68,7 +81,7 @@ class CredentialSettings(_Section):
         description="stored: values from the directory or the platform's environment; cookie: the client's own "
         "platform session. Where stored values are found, stored is the default.",
     )
-    directory: Path | None = Field(None, description="One file per value: tenant, user, password, tfa, token.")
+    directory: FilePath | None = Field(None, description="One file per value: tenant, user, password, tfa, token.")
     cooldown_seconds: Seconds = Field(
         60.0, description="How long a stored value that upstream rejected is not offered again, unless it changes."
     )
@@ -117,13 +130,15 @@ class GateSettings(_Section):
 class LimitSettings(_Section):
     """How much and how long."""
 
-    connections: int = Field(10_000, gt=0, description="Client connections; those beyond it get 429.")
+    connections: WholeNumber = Field(10_000, gt=0, lt=2**31, description="Client connections; those beyond it get 429.")
     head_bytes: Bytes = Field(65_536, description="One line of a request head. SSO cookies are long.")
     idle_seconds: Seconds = Field(75.0, description="A client connection without a complete request head.")
-    client_payload_bytes: Bytes = Field(1024 * 1024, description="One message or POST of a client.")
+    client_payload_bytes: Bytes = Field(
+        1024 * 1024, description="One payload of a client: a message of a WebSocket, or the body of a POST."
+    )
     body_seconds: Seconds = Field(10.0, description="For the body of a POST to arrive.")
     upstream_payload_bytes: Bytes = Field(
-        32 * 1024 * 1024, description="One message from upstream. The platform's own limit is 16 MB."
+        32 * 1024 * 1024, description="One payload from upstream. The platform's own limit is 16 MB."
     )
     heartbeat_seconds: Seconds = Field(30.0, description="Between pings on a quiet WebSocket, on either side.")
 
@@ -131,9 +146,11 @@ class LimitSettings(_Section):
 class Drain(_Section):
     """The way out after SIGTERM."""
 
-    spread_seconds: Annotated[float, Field(ge=0)] = Field(5.0, description="Goodbyes are spread over this time.")
-    timeout_seconds: Annotated[float, Field(gt=0, le=20)] = Field(
-        15.0, description="After this whoever is left is cut off. The whole exit stays within 25 s."
+    spread_seconds: Number = Field(
+        5.0, ge=0, description="Goodbyes are spread over at most this time, which is a part of the next."
+    )
+    timeout_seconds: Seconds = Field(
+        15.0, le=20, description="After this whoever is left is cut off; at most 20. The whole exit stays within 25 s."
     )
 
 

@@ -1,17 +1,21 @@
 """The texts that keys hold, checked and brought to one spelling. Every error says what was expected, never what was."""
 
+import math
 import re
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from proxy.credentials.kinds import AUTHORIZATION_COOKIE, XSRF_COOKIE
 
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_PORTS: Final = range(1, 65536)
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_WHOLE_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
 
 
@@ -38,7 +42,7 @@ def _split(text: str, expected: ValueError) -> tuple[SplitResult, int | None]:
         port = parts.port
     except ValueError:
         raise expected from None
-    if parts.scheme not in _DEFAULT_PORTS or not _is_host(parts.hostname or ""):
+    if port == 0 or parts.scheme not in _DEFAULT_PORTS or not _is_host(parts.hostname or ""):
         raise expected
     return parts, port
 
@@ -47,9 +51,16 @@ def _host(text: str) -> str:
     """A host of a Host header, with or without a port."""
     name, colon, port = text.rpartition(":")
     if not (colon and port.isdecimal() and (":" not in name or name.endswith("]"))):
-        name = text
-    if not _is_host(name[1:-1] if name.startswith("[") and name.endswith("]") else name):
+        name, port = text, ""
+    bare = name[1:-1] if name.startswith("[") and name.endswith("]") else name
+    if not _is_host(bare) or (port and int(port) not in _PORTS):
         raise ValueError("expected a name or address, with or without a port, such as proxy.example.com")
+    return text.lower()
+
+
+def _listening_host(text: str) -> str:
+    if not _is_host(text):
+        raise ValueError("expected a name or address without a port, such as 127.0.0.1, :: or localhost")
     return text.lower()
 
 
@@ -71,7 +82,7 @@ def _network(text: str) -> str:
 
 
 def _cookie_name(text: str) -> str:
-    if text in {AUTHORIZATION_COOKIE, XSRF_COOKIE}:
+    if text.lower() in {AUTHORIZATION_COOKIE.lower(), XSRF_COOKIE.lower()}:
         raise ValueError("expected no credential among them: those cross by credentials.default.source alone")
     if not _COOKIE_NAME.fullmatch(text):
         raise ValueError("expected names of cookies, such as BAYEUX_BROWSER")
@@ -84,12 +95,42 @@ def _header_value(text: str) -> str:
     return text
 
 
+def _path(value: object) -> object:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError("expected a path")
+    return value
+
+
+def _whole_number(value: object) -> int:
+    """Also from the text of an environment variable; true and 1_000 are none."""
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("expected a whole number")  # noqa: TRY004 - pydantic's protocol
+    return value
+
+
+def _number(value: object) -> float:
+    """Also from the text of an environment variable; true and nan are none."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError("expected a number")
+    return number
+
+
 Origin = Annotated[str, AfterValidator(_origin)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 Host = Annotated[str, AfterValidator(_host)]
+ListeningHost = Annotated[str, AfterValidator(_listening_host)]
 Network = Annotated[str, AfterValidator(_network)]
 CookieName = Annotated[str, AfterValidator(_cookie_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Bytes = Annotated[int, Field(gt=0)]
+FilePath = Annotated[Path, BeforeValidator(_path)]
+WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+Number = Annotated[float, BeforeValidator(_number)]
+Port = Annotated[WholeNumber, Field(ge=0, le=65535)]
+Seconds = Annotated[Number, Field(gt=0)]
+Bytes = Annotated[WholeNumber, Field(gt=0, lt=2**31)]

@@ -94,7 +94,7 @@ class Gate:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine's own."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ip_address(_unbracketed(host)).is_loopback

@@ -37,7 +37,8 @@ class Crossing:
     def __init__(
         self, *, relayed_cookies: Collection[str], is_clients_own: bool, application_key: str | None = None
     ) -> None:
-        self._relayed = frozenset(relayed_cookies) - frozenset(_SESSION_COOKIES)  # those cross as a credential only
+        session = frozenset(name.lower() for name in _SESSION_COOKIES)  # those cross as a credential only
+        self._relayed = frozenset(name for name in relayed_cookies if name.lower() not in session)
         self._down = self._relayed | (frozenset(_SESSION_COOKIES) if is_clients_own else frozenset())
         self._is_clients_own = is_clients_own
         self._application_key = application_key

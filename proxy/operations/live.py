@@ -53,7 +53,8 @@ class Live:
         self.draining = True
         leaving = list(self._leaving)
         random.shuffle(leaving)
-        pause = min(spread_seconds / len(leaving), _LONGEST_PAUSE) if leaving else 0.0  # a few have no stampede to fear
+        # Nobody is left without a goodbye for want of time, and a few have no stampede to fear.
+        pause = min(min(spread_seconds, timeout_seconds / 2) / max(len(leaving), 1), _LONGEST_PAUSE)
         try:
             async with asyncio.timeout(timeout_seconds):
                 for leave in leaving:

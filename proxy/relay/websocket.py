@@ -92,7 +92,17 @@ class WebSocketRelay:
 class _Connection:
     """Both legs of one WebSocket and the handshakes in flight on it."""
 
-    __slots__ = ("_carriage", "_client", "_endpoint", "_leaving", "_negotiation", "_patience", "_relaying", "_upstream")
+    __slots__ = (
+        "_carriage",
+        "_client",
+        "_endpoint",
+        "_has_refused",
+        "_leaving",
+        "_negotiation",
+        "_patience",
+        "_relaying",
+        "_upstream",
+    )
 
     def __init__(
         self,
@@ -109,6 +119,7 @@ class _Connection:
         self._negotiation = carriage.handshakes.negotiation(credential, endpoint)
         self._patience = asyncio.timeout(None)  # runs out when upstream is silent over a handshake, or when we leave
         self._leaving = False
+        self._has_refused = False
         self._relaying = False
 
     async def relay(self) -> None:
@@ -160,8 +171,8 @@ class _Connection:
                 await _sent("upstream", self._upstream.send_frame(up.payload, WSMsgType.TEXT))
             if up.replies:
                 await _sent("client", self._client.send_frame(encode(up.replies), WSMsgType.TEXT))
-                if not self._negotiation.pending:
-                    raise HandshakeRefused
+                self._has_refused = True
+            self._end_if_refused()
 
     async def _descend(self) -> NoReturn:
         """Upstream to client: as it comes, observed only while an answer is awaited."""
@@ -177,6 +188,12 @@ class _Connection:
             await _sent("client", self._client.send_frame(payload, WSMsgType.TEXT))
             if any(outcome.verdict == "rejected" for outcome in outcomes):
                 raise HandshakeRejected
+            self._end_if_refused()
+
+    def _end_if_refused(self) -> None:
+        """Raises HandshakeRefused once a refusal is out and no other handshake waits for its answer."""
+        if self._has_refused and not self._negotiation.pending:
+            raise HandshakeRefused
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         self._carriage.handshakes.settle("websocket", outcomes, self._negotiation.credential, self._endpoint)

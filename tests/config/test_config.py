@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from proxy.bayeux.negotiation import ClientAuthn
 from proxy.config import PREFIX, BadConfiguration, Config, Problem, load, source_of, variable_of
 from proxy.config.reference import schema
+from proxy.config.tree import keys_of
 
 
 PROPERTY: Final = settings(
@@ -42,7 +43,7 @@ KEYS: Final = {
     "gate.hosts": (),
     "gate.trusted_proxies": (),
 }
-"""The keys that the contract names, with their defaults; `upstream.url` and the source have none."""
+"""The keys that every user meets, with their defaults; `upstream.url` and the source have none."""
 
 Environment = Mapping[str, str]
 
@@ -88,7 +89,7 @@ def line(key: str, value: str) -> str:
 
 
 @pytest.mark.parametrize(("key", "default"), KEYS.items())
-def test_default_is_what_the_contract_says(key: str, default: object) -> None:
+def test_default_is_what_users_rely_on(key: str, default: object) -> None:
     assert value_at(load(None, PLATFORM), key) == default
 
 
@@ -171,7 +172,7 @@ def test_list_is_json_in_the_environment(tmp_path: Path, key: str, values: str, 
     assert value_at(loaded(tmp_path, "", {**PLATFORM, variable_of(key): values}), key) == read
 
 
-@pytest.mark.parametrize("text", ["a.example", "a,b", '"a"', "{}", "[1]", "[null]", "", "['a']"])
+@pytest.mark.parametrize("text", ["a.example", "a,b", '"a"', "{}", "[1]", "[null]", "['a']", '["\udcff"]'])
 def test_list_that_is_no_json_is_told_by_its_variable_of(tmp_path: Path, text: str) -> None:
     [problem] = problems(tmp_path, "", {**PLATFORM, variable_of("gate.hosts"): text})
     assert problem.where == variable_of("gate.hosts")
@@ -201,7 +202,7 @@ def test_configuration_is_frozen() -> None:
 
 def test_schema_describes_every_key() -> None:
     text = schema()
-    for key in [*KEYS, "upstream.url", "credentials.default.source"]:
+    for key in EVERY_KEY:
         assert f'"{key.rpartition(".")[2]}"' in text
 
 
@@ -392,6 +393,7 @@ def test_every_problem_is_found_at_once(tmp_path: Path) -> None:
         "listen.port",
         "listen.prot",
         "listen.tls.certificate_file",
+        "listen.tls.key_file",
         "upstream.url",
         "upstream.ca_file",
         "handshake.client_authn",
@@ -446,18 +448,85 @@ def test_no_problem_is_told_that_only_follows_from_another(tmp_path: Path, text:
     assert wheres(problems(tmp_path, text, {"C8Y_BASEURL": TENANT})) == [where]
 
 
-def test_file_that_cannot_be_read_is_the_only_problem(tmp_path: Path) -> None:
-    assert wheres(problems(tmp_path, "[listen", {})) == [str(tmp_path / "proxy.toml")]
+@pytest.mark.parametrize(
+    "text", ["[listen", f"a = {'1' * 5000}", f"a = {'[' * 5000}"], ids=["cut", "number", "nesting"]
+)
+def test_file_that_cannot_be_read_hides_no_problem_of_the_environment(tmp_path: Path, text: str) -> None:
+    environment = {variable_of("listen.port"): "x", PREFIX + "NOTHING": "1"}
+    assert wheres(problems(tmp_path, text, environment)) == [
+        str(tmp_path / "proxy.toml"),
+        PREFIX + "NOTHING",
+        variable_of("listen.port"),
+    ]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "proxy.example.com"])  # noqa: S104
+@pytest.mark.parametrize("key", ["credentials.default.directory", "gate.hosts", "upstream.ca_file", "listen.port"])
+def test_variable_that_is_set_to_nothing_counts_as_not_set(tmp_path: Path, key: str) -> None:
+    assert loaded(tmp_path, "", {**PLATFORM, variable_of(key): ""}) == loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "expected"),
+    [
+        pytest.param(line("listen.port", "9090"), "admin.port", "another port", id="both listeners on one port"),
+        pytest.param(line("listen.host", "'not a host'"), "listen.host", "name or address", id="no host"),
+        pytest.param(line("admin.host", "'[::1]'"), "admin.host", "name or address", id="brackets"),
+        pytest.param(line("listen.host", f"'{'x' * 64}'"), "listen.host", "name or address", id="endless label"),
+        pytest.param(
+            line("credentials.default.directory", "'/dev/null'"),
+            "credentials.default.directory",
+            "a directory",
+            id="directory that is none",
+        ),
+        pytest.param(
+            line("credentials.default.directory", "''"), "credentials.default.directory", "path", id="no path"
+        ),
+        pytest.param(line("upstream.ca_file", '"a\\u0000b"'), "upstream.ca_file", "path", id="path with a null"),
+        pytest.param(line("limits.head_bytes", "9" * 18), "limits.head_bytes", "less than", id="endless head"),
+        pytest.param(line("listen.port", "true"), "listen.port", "whole number", id="truth as a port"),
+        pytest.param(line("limits.idle_seconds", "true"), "limits.idle_seconds", "expected a number", id="truth"),
+        pytest.param(line("drain.spread_seconds", "inf"), "drain.spread_seconds", "expected a number", id="for ever"),
+        pytest.param(line("drain.timeout_seconds", "nan"), "drain.timeout_seconds", "expected a number", id="never"),
+        pytest.param(line("gate.hosts", "['x:99999']"), "gate.hosts", "name or address", id="port of a host"),
+        pytest.param(line("upstream.url", "'http://t:0'"), "upstream.url", "scheme, host and port", id="port zero"),
+        pytest.param(
+            line("upstream.relayed_cookies", "['xsrf-token']"),
+            "upstream.relayed_cookies",
+            "no credential",
+            id="session cookie in other case",
+        ),
+        pytest.param(line("gate.origins", "'https://a.example'"), "gate.origins", "expected a list", id="no list"),
+        pytest.param(line("gate.hosts", "['a', 5]"), "gate.hosts", "expected text (entry 2)", id="entry of a list"),
+        pytest.param("listen = 5", "listen", "expected a table of keys", id="no table"),
+        pytest.param('"gate.origins" = []', "gate.origins", "without the quotes", id="quoted key"),
+        pytest.param(line("handshake.smartrest", "5"), "handshake.smartrest", "expected true or false", id="no truth"),
+    ],
+)
+def test_problem_says_what_was_expected(tmp_path: Path, text: str, where: str, expected: str) -> None:
+    [problem] = problems(tmp_path, text)
+    assert problem.where == where
+    assert expected in problem.text
+
+
+def test_section_that_is_none_is_told_beside_a_variable_of_it(tmp_path: Path) -> None:
+    environment = {**PLATFORM, variable_of("listen.port"): "1"}
+    assert wheres(problems(tmp_path, "listen = 5", environment)) == ["listen"]
+
+
+@pytest.mark.parametrize("value", ["9_090", "1.5", "true", " "])
+def test_number_of_a_variable_is_plain(tmp_path: Path, value: str) -> None:
+    [problem] = problems(tmp_path, "", {**PLATFORM, variable_of("listen.port"): value})
+    assert problem.text == "expected a whole number"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "proxy.example.com"])  # noqa: S104
 def test_hosts_are_required_beyond_loopback(tmp_path: Path, host: str) -> None:
     assert wheres(problems(tmp_path, line("listen.host", f"'{host}'"))) == ["gate.hosts"]
     text = line("listen.host", f"'{host}'") + line("gate.hosts", "['a.example']")
     assert loaded(tmp_path, text).gate.hosts == ("a.example",)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "Localhost"])
 def test_hosts_are_not_required_on_loopback(tmp_path: Path, host: str) -> None:
     assert loaded(tmp_path, line("listen.host", f"'{host}'")).gate.hosts == ()
 
@@ -586,17 +655,7 @@ SHAPES: Final = (
     f"{CANARY} {CANARY}",
     f" {CANARY}",
 )
-EVERY_KEY: Final = (
-    *KEYS,
-    "upstream.url",
-    "upstream.open_timeout_seconds",
-    "credentials.default.source",
-    "credentials.default.cooldown_seconds",
-    "limits.connections",
-    "limits.client_payload_bytes",
-    "drain.timeout_seconds",
-    "log.level",
-)
+EVERY_KEY: Final = tuple(key for key, _ in keys_of(Config))
 
 
 def complaint(text: str, environment: Environment, tmp_path: Path) -> str:
@@ -643,7 +702,7 @@ def test_configuration_itself_shows_no_secret(tmp_path: Path) -> None:
 
 
 @PROPERTY
-@given(key=st.sampled_from(EVERY_KEY), value=st.text(max_size=20))
+@given(key=st.sampled_from(EVERY_KEY), value=st.text(st.characters(codec=None), max_size=20))
 def test_any_text_is_a_value_or_a_problem(tmp_path: Path, key: str, value: str) -> None:
     """Loading ends with a configuration or with problems, never with another exception."""
     complaint("", {**PLATFORM, variable_of(key): value}, tmp_path)

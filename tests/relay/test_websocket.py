@@ -114,6 +114,15 @@ async def test_rejection_crosses_unchanged_and_then_the_socket_is_closed(upstrea
         assert proxied.handshakes() == {("rejected", "denied"): 1}
 
 
+async def test_socket_with_a_refusal_is_closed_when_the_other_handshakes_are_answered(upstream: Simulator) -> None:
+    async with running(upstream.url, {"handshake.client_authn": "refuse"}) as proxied, proxied.socket() as socket:
+        [refused] = await exchange(socket, [handshake(id="1"), handshake(id="2", ext={AUTHN: {"token": "b3du"}})])
+        assert (refused["id"], refused["successful"]) == ("2", False)
+        [accepted] = await receive(socket)
+        assert (accepted["id"], accepted["successful"]) == ("1", True)
+        assert await closed(socket) == (WSCloseCode.POLICY_VIOLATION, "Handshake refused")
+
+
 @pytest.mark.logs_errors
 async def test_rejected_value_is_not_offered_again_on_sockets_that_are_already_open(upstream: Simulator) -> None:
     values = dict(VALUES) | {"C8Y_PASSWORD": "wrong"}
