@@ -240,13 +240,13 @@ async def test_handshake_in_flight_at_the_end_counts_as_drained(proxied: Running
 
 
 async def test_connections_that_never_leave_are_cut_off_in_time(upstream: Simulator) -> None:
-    started = time.monotonic()
     async with running(upstream.url, {"drain.timeout_seconds": 0.1}) as proxied:
         sockets = [await proxied.client.ws_connect(f"{proxied.url}/cep/realtime") for _ in range(20)]
+        started = time.monotonic()
         await proxied.proxy.drain()  # nobody reads: no close frame is answered
     for socket in sockets:
         await socket.close()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 25 - 20  # the longest exit, the longest drain
 
 
 async def test_demo_fills_in_and_shows_how_handshakes_ended() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from proxy.config.reference import reference, schema
-from proxy.gate.crossing import DOWN_ON_POST, UP_ON_POST
+from proxy.gate.crossing import DOWN_ON_POST, UP_ON_POST, Crossing
 from proxy.gate.endpoints import ENDPOINTS
+from proxy.head import Head
 from proxy.operations.metrics import HANDSHAKE_REASONS, UPGRADE_REASONS, Metrics
 
 
@@ -36,15 +37,31 @@ def test_every_metric_and_no_other_is_described() -> None:
 
 @pytest.mark.parametrize("reasons", [HANDSHAKE_REASONS, UPGRADE_REASONS], ids=["handshakes", "upgrades"])
 def test_every_reason_is_described(reasons: dict[str, tuple[str, ...]]) -> None:
-    described = text("docs/metrics.md")
-    for outcome, names in reasons.items():
-        for name in (outcome, *names):
-            assert f"`{name}`" in described
+    title = "## How an upgrade ended" if reasons is UPGRADE_REASONS else "## How a handshake ended"
+    section = text("docs/metrics.md").partition(title)[2].partition("## ")[0]
+    described: dict[str, set[str]] = {}
+    outcome = ""
+    for named, told in re.findall(r"^\| (`\w+`)? ?\| ([^|]+) \|", section, flags=re.MULTILINE):
+        outcome = named.strip("`") or outcome
+        described.setdefault(outcome, set()).update(re.findall(r"`(\w+)`", told))
+    assert described == {outcome: set(names) for outcome, names in reasons.items()}
+
+
+def named_in(section: str) -> set[str]:
+    """The headers that a section of the page on crossing names."""
+    return {name.lower() for name in re.findall(r"`([A-Z][A-Za-z-]+)[`:]", section)}
 
 
 def test_every_header_and_endpoint_that_crosses_is_published() -> None:
-    published = text("docs/crossing.md").lower()
-    for name in (*UP_ON_POST, *DOWN_ON_POST, *ENDPOINTS):
+    published = text("docs/crossing.md")
+    up = published.partition("## Headers going up")[2].partition("Nothing else")[0]
+    down = published.partition("## Headers coming down")[2].partition(" on answers")[0]
+    client = Head("POST", "/", (("cookie", "BAYEUX_BROWSER=a"), *((name, "x") for name in UP_ON_POST)))
+    crossing = Crossing(relayed_cookies=["BAYEUX_BROWSER"], is_clients_own=False, application_key="k")
+    sent = {name.lower() for name in crossing.post_headers(client, {}, {})}
+    assert named_in(up) == sent | {"content-type", "x-id"}
+    assert named_in(down) == set(DOWN_ON_POST)
+    for name in ENDPOINTS:
         assert f"`{name}`" in published
 
 

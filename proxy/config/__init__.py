@@ -1,4 +1,5 @@
-"""File and environment to one frozen tree. All validation is here, and nothing else reads the environment.
+"""File and environment to one frozen tree. All validation is here; `cli` hands in the environment, and nothing else
+reads it.
 
 1. Every problem is found at once and named by its key, or by the variable that it came from.
 2. Values are never quoted, since a secret may stand in the wrong place.

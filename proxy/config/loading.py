@@ -95,9 +95,11 @@ class _Loading:
         A variable that is set to nothing counts as not set.
         """
         known = {variable_of(key): (key, field) for key, field in keys_of(Config)}
-        for variable in sorted(name for name in environment if name.startswith(PREFIX) and environment[name]):
+        for variable in sorted(name for name in environment if name.startswith(PREFIX)):
             if variable not in known:
                 self.problems.append(Problem(variable, f"is not a variable of ours{_nearest(variable, known)}"))
+                continue
+            if not environment[variable]:
                 continue
             key, field = known[variable]
             self._variables[key] = variable

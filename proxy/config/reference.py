@@ -20,7 +20,8 @@ wins: `gate.hosts` is `C8Y_REALTIME_PROXY__GATE__HOSTS`, and as it is a list, it
 home, and a schema for editors. This page is generated from the code by `make reference`.
 
 The platform's own `C8Y_BASEURL`, `C8Y_TENANT`, `C8Y_USER`, `C8Y_PASSWORD` and `C8Y_TOKEN` count where the keys they
-stand for (`upstream.url`, `credentials.default.directory`) are not set; with them alone, nothing else is needed.
+stand for (`upstream.url`, `credentials.default.directory`) are not set; with them alone, nothing else is needed. Any
+variable that is set to nothing counts as not set.
 """
 
 

@@ -11,7 +11,7 @@ class NoCredential(Exception):
 
 
 class CoolingDown(NoCredential):
-    """Upstream refused the stored value; it is not offered again for `seconds`, or until it changes."""
+    """Upstream rejected the stored value; it is not offered again for `seconds`, or until it changes."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__("Upstream rejected the stored credential; it is not offered again for a while")
@@ -44,5 +44,5 @@ class CredentialSource(Protocol):
         ...
 
     def reject(self, credential: Credential, endpoint: str) -> None:
-        """Take note that upstream refused this credential at this endpoint."""
+        """Take note that upstream rejected this credential at this endpoint."""
         ...

@@ -7,7 +7,7 @@
    and password never tear: not under Kubernetes' `..data` symlink swap, a rename, or an edit in place.
 3. A broken directory keeps the last good value and is counted, once per change; what could not be read for a reason
    that may pass (no descriptor left, say) is tried again at each look.
-4. A value that upstream refused is not offered again at that endpoint until it changes or has cooled down.
+4. A value that upstream rejected is not offered again at that endpoint until it changes or has cooled down.
 """
 
 import logging

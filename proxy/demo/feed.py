@@ -38,12 +38,13 @@ DEVICES = (
     Device("4713", "Pump station", "c8y_Pressure", "P", "bar", 4.2, 0.6, "Pressure falls too fast"),
     Device("4714", "Wind mast", "c8y_Wind", "speed", "m/s", 9.0, 5.0, "Gust above cut-out speed"),
 )
-_MEASUREMENTS_BETWEEN_ALARMS = 11  # no multiple of the number of devices: each has its turn
+_MEASUREMENTS_BETWEEN_ALARMS = 11
 
 
 def notifications(random: Random, now: Callable[[], datetime]) -> Iterator[Notification]:
     """Measurements of every device in turn, without end; from time to time one raises an alarm, and clears it."""
     ids = itertools.count(20_001)
+    alarming = itertools.cycle(DEVICES)
     raised: dict[str, Any] | None = None
     for turn in itertools.count():
         device = DEVICES[turn % len(DEVICES)]
@@ -52,7 +53,7 @@ def notifications(random: Random, now: Callable[[], datetime]) -> Iterator[Notif
             continue
         if raised is None:
             severity = random.choice(("MAJOR", "MINOR", "WARNING"))
-            raised = _alarm(device, str(next(ids)), severity=severity, time=_written(now()))
+            raised = _alarm(next(alarming), str(next(ids)), severity=severity, time=_written(now()))
             yield Notification(_alarm_channel(raised), {"realtimeAction": "CREATE", "data": raised})
         else:
             cleared = {**raised, "status": "CLEARED"}

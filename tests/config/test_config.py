@@ -189,7 +189,7 @@ def test_environment_mends_what_the_file_has_wrong(tmp_path: Path) -> None:
     assert config.listen.port == 2
 
 
-def test_key_of_the_contract_is_a_variable_of(tmp_path: Path) -> None:
+def test_key_is_a_variable_of(tmp_path: Path) -> None:
     environment = {**PLATFORM, "C8Y_REALTIME_PROXY__CREDENTIALS__DEFAULT__DIRECTORY": "secrets"}
     assert loaded(tmp_path, "", environment).credentials.default.directory == Path("secrets")
 

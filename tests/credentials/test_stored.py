@@ -1,4 +1,4 @@
-"""Stored values are picked up when they change, never torn, and rested when upstream refused them."""
+"""Stored values are picked up when they change, never torn, and rested when upstream rejected them."""
 
 import logging
 import os

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from .stage import Browser, Evidence, Stage, staged
-from .upstreams import ACCOUNT, HERE, TOKEN, WITH_TFA, WRONG, Kind, Upstream
+from .upstreams import ACCOUNT, COOKIE, HERE, TOKEN, WITH_TFA, WRONG, XSRF, Kind, Upstream
 
 
 StageOpener = Callable[[Upstream, Mapping[str, object]], AbstractAsyncContextManager[Stage]]
@@ -89,9 +89,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(autouse=True)
 def evidence() -> Iterator[Evidence]:
-    """No stored secret, right or wrong, is in anything that left the proxy."""
+    """No secret, right or wrong, stored or a client's own, is in anything that left the proxy."""
     secrets = [secret for account in (ACCOUNT, WITH_TFA, WRONG) for secret in account.secrets()]
-    found = Evidence(secrets=[*secrets, TOKEN.encode()])
+    found = Evidence(secrets=[*secrets, *(token.encode() for token in (TOKEN, COOKIE, XSRF))])
     yield found
     assert found.given, "the test did not start the proxy"
     assert found.leaks() == []

@@ -73,7 +73,7 @@ async def test_a_handshake_is_filled_in_wherever_it_stands_in_a_batch(
         assert (await faye.seen()).accepted == handshakes
 
 
-async def test_the_java_servers_refusal_of_a_mixed_batch_comes_through_as_a_status(
+async def test_the_java_servers_rejection_of_a_mixed_batch_comes_through_as_a_status(
     open_stage: StageOpener, cometd: Upstream, directory: Path
 ) -> None:
     async with (
@@ -88,7 +88,7 @@ async def test_the_java_servers_refusal_of_a_mixed_batch_comes_through_as_a_stat
         assert not {key for key in await stage.handshakes() if key[2] == "accepted"}
 
 
-async def test_the_java_servers_refusal_of_a_mixed_batch_comes_through_as_a_close(
+async def test_the_java_servers_rejection_of_a_mixed_batch_comes_through_as_a_close(
     open_stage: StageOpener, cometd: Upstream, directory: Path
 ) -> None:
     async with (

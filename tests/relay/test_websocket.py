@@ -480,8 +480,13 @@ async def test_relayed_cookies_come_down_on_the_101_and_no_others_do(scripted: S
         assert socket._response.headers.getall("Set-Cookie") == ["BAYEUX_BROWSER=b1; Path=/; HttpOnly"]
 
 
-async def test_relayed_cookies_go_up_and_no_others_do(proxied: Running, upstream: Simulator) -> None:
-    async with proxied.socket(headers={"Cookie": "BAYEUX_BROWSER=b0"}):
+async def test_relayed_cookies_go_up_and_no_others_do(upstream: Simulator) -> None:
+    page = {"Origin": "https://app.example.com"}
+    cookies = {"Cookie": "a=1; authorization=own; BAYEUX_BROWSER=b0; XSRF-TOKEN=own"}
+    async with (
+        running(upstream.url, {"gate.origins": list(page.values())}) as proxied,
+        proxied.socket(headers=page | cookies),
+    ):
         assert upstream.requests[0].headers["Cookie"] == "BAYEUX_BROWSER=b0"
 
 
