@@ -1,0 +1,274 @@
+"""WebSocket frames as bytes (RFC 6455, section 5). PURE.
+
+Up, every frame is read: strictly, unmasked, and put together to messages within a limit. Down, frames are followed by
+their heads alone, so that their bytes pass as they came and reading can begin at the next boundary.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+
+CONTINUATION: Final = 0x0
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+_FIN: Final = 0x80
+_WHOLE_TEXT: Final = _FIN | TEXT
+_CONTROL: Final = 0x08
+_OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
+_MASKED: Final = 0x80
+_CONTROL_LIMIT: Final = 125
+_TWO_BYTES: Final = 126  # in place of a length: it stands in the next two bytes, or in the next eight
+_EIGHT_BYTES: Final = 127
+
+_PROTOCOL_ERROR: Final = 1002
+_UNSUPPORTED_DATA: Final = 1003
+_INVALID_TEXT: Final = 1007
+_MESSAGE_TOO_BIG: Final = 1009
+
+
+class FrameError(Exception):
+    """Bytes that break the protocol or a limit. `code` is the close code that says so (RFC 6455, 7.4.1)."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A whole message, put together from its fragments, or a control frame."""
+
+    opcode: int
+    payload: bytes
+
+
+class FrameReader:
+    """Reads frames out of bytes as they come.
+
+    `masked` tells from which side they come (a client must mask, upstream must not); `limit` is the most bytes that a
+    message may have. What is announced as bigger is refused before it is there.
+    """
+
+    __slots__ = ("_at", "_buffer", "_limit", "_masked", "_message", "_opcode")
+
+    def __init__(self, *, masked: bool, limit: int) -> None:
+        self._masked = masked
+        self._limit = limit
+        self._buffer: bytes | bytearray = b""
+        self._at = 0
+        self._opcode = CONTINUATION  # of the message whose fragments are being gathered
+        self._message: bytearray | None = None
+
+    @property
+    def is_within_message(self) -> bool:
+        """Whether fragments wait for their last one."""
+        return self._message is not None
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes; `read` gives the frames that they complete."""
+        if not self._buffer:
+            self._buffer = data
+            return
+        if isinstance(self._buffer, bytes):  # grows in place: a long message comes in many pieces
+            self._buffer = bytearray(self._buffer)
+        self._buffer += data
+
+    def read(self) -> Frame | None:
+        """The next message or control frame, or None until more has come. Raises FrameError."""
+        while (frame := self._next()) is not None:
+            opcode, is_last, payload = frame
+            if opcode & _CONTROL:
+                return Frame(opcode, payload)
+            if self._message is None:
+                if is_last:
+                    return Frame(opcode, payload)
+                self._opcode, self._message = opcode, bytearray(payload)
+                continue
+            self._message += payload
+            if is_last:
+                whole, self._message = bytes(self._message), None
+                return Frame(self._opcode, whole)
+        return None
+
+    def release(self) -> bytes:
+        """The bytes that were not read, which this reader then forgets."""
+        rest, self._buffer, self._at = bytes(self._buffer[self._at :]), b"", 0
+        return rest
+
+    def _next(self) -> tuple[int, bool, bytes] | None:
+        """Opcode, whether it is the last of its message, and payload of the next frame."""
+        buffer, at = self._buffer, self._at
+        left = len(buffer) - at
+        if left < 2:  # noqa: PLR2004 - the two bytes that every frame has
+            self._forget()
+            return None
+        first, second = buffer[at], buffer[at + 1]
+        self._check(first, second)
+        length = second & ~_MASKED
+        at += 2
+        if length >= _TWO_BYTES:
+            size = 2 if length == _TWO_BYTES else 8
+            if left < 2 + size:
+                self._forget()
+                return None
+            short, length = length, int.from_bytes(buffer[at : at + size])
+            if length < _TWO_BYTES or (short == _EIGHT_BYTES and not length >> 16) or length >> 63:
+                raise FrameError(_PROTOCOL_ERROR, "a length is not written in its shortest form")
+            at += size
+        gathered = len(self._message) if self._message is not None and not first & _CONTROL else 0
+        if gathered + length > self._limit and not first & _CONTROL:
+            raise FrameError(_MESSAGE_TOO_BIG, "a message is bigger than the limit")
+        start = at + 4 if self._masked else at
+        end = start + length
+        if len(buffer) < end:
+            self._forget()
+            return None
+        payload = bytes(buffer[start:end])
+        if self._masked:
+            payload = masked(payload, bytes(buffer[at:start]))
+        self._at = end
+        return first & 0x0F, bool(first & _FIN), payload
+
+    def _check(self, first: int, second: int) -> None:
+        opcode = first & 0x0F
+        if first & 0x70 or opcode not in _OPCODES:
+            raise FrameError(_PROTOCOL_ERROR, "a frame has a bit or an opcode that was not agreed upon")
+        if bool(second & _MASKED) is not self._masked:
+            raise FrameError(_PROTOCOL_ERROR, "a client must mask its frames, and nobody else may")
+        if opcode & _CONTROL:
+            if not first & _FIN or second & ~_MASKED > _CONTROL_LIMIT:
+                raise FrameError(_PROTOCOL_ERROR, "a control frame is fragmented or too long")
+        elif (opcode == CONTINUATION) is not self.is_within_message:
+            raise FrameError(_PROTOCOL_ERROR, "a fragment does not follow the one before")
+
+    def _forget(self) -> None:
+        """Let go of what was read."""
+        if self._at:
+            self._buffer, self._at = self._buffer[self._at :], 0
+
+
+class FrameWalk:
+    """Follows what upstream sends, by the heads of its frames.
+
+    `messages` and `size` count the messages that have passed and their bytes, from when their heads were seen; whoever
+    takes them sets them back.
+    """
+
+    __slots__ = ("_left", "_within_message", "messages", "size")
+
+    def __init__(self) -> None:
+        self._left = 0  # bytes of the payload of the current frame that are still to come
+        self._within_message = False
+        self.messages = 0
+        self.size = 0
+
+    @property
+    def is_at_boundary(self) -> bool:
+        """Whether a message of our own could stand here."""
+        return not self._left and not self._within_message
+
+    @property
+    def is_at_frame(self) -> bool:
+        """Whether a control frame of our own could stand here."""
+        return not self._left
+
+    def pass_over(self, data: bytes, *, to_boundary: bool = False) -> int:
+        """How many bytes in front of `data` may pass as they are.
+
+        What follows them is to be read: a control frame, or, with `to_boundary`, whatever stands at the next boundary
+        between messages. Otherwise, when nothing may pass, it is the head of a frame that is not whole yet: feed it
+        again with what follows. Raises FrameError for what is no frame of text.
+        """
+        end, at = len(data), self._left
+        within, messages, size = self._within_message, 0, 0
+        try:
+            while at < end:
+                first = data[at]
+                if first != _WHOLE_TEXT or within or to_boundary:
+                    if first & _CONTROL or (to_boundary and not within):
+                        break
+                    _check_follows(first, within=within)
+                length, start = data[at + 1], at + 2
+                if length >= _TWO_BYTES:
+                    if length == _TWO_BYTES:
+                        length, start = data[at + 2] << 8 | data[at + 3], at + 4
+                    else:
+                        start = at + 10
+                        length = _long(length, data[at + 2 : start])
+                within = first < _FIN
+                messages += not within
+                size += length
+                at = start + length
+        except IndexError:
+            pass  # the head of a frame is not whole yet
+        except FrameError:
+            if not at:
+                raise
+            # What stands in front of it passes first.
+        self._within_message = within
+        self.messages += messages
+        self.size += size
+        self._left = at - end if at > end else 0
+        return min(end, at)
+
+
+def _check_follows(first: int, *, within: bool) -> None:
+    """Raises FrameError when this is no head of a text, or of its next fragment."""
+    if first & ~_FIN != (CONTINUATION if within else TEXT):
+        code = _UNSUPPORTED_DATA if first & ~_FIN == BINARY and not within else _PROTOCOL_ERROR
+        raise FrameError(code, "a frame is not the text that was to follow")
+
+
+def _long(length: int, data: bytes) -> int:
+    """A length of eight bytes. Raises FrameError where it stands in a masked frame, IndexError when it is not whole."""
+    if length != _EIGHT_BYTES:
+        raise FrameError(_PROTOCOL_ERROR, "upstream must not mask its frames")
+    if len(data) < 8:  # noqa: PLR2004
+        raise IndexError
+    return int.from_bytes(data)
+
+
+def frame(opcode: int, payload: bytes, *, mask: bytes = b"") -> bytes:
+    """One whole frame; with four bytes of `mask` as a client sends it."""
+    length = len(payload)
+    bit = _MASKED if mask else 0
+    if length < _TWO_BYTES:
+        head = bytes((_FIN | opcode, bit | length))
+    elif length < 1 << 16:
+        head = struct.pack("!BBH", _FIN | opcode, bit | _TWO_BYTES, length)
+    else:
+        head = struct.pack("!BBQ", _FIN | opcode, bit | _EIGHT_BYTES, length)
+    return head + mask + masked(payload, mask) if mask else head + payload
+
+
+def masked(payload: bytes, mask: bytes) -> bytes:
+    """The payload with the mask laid over it, or taken off (RFC 6455, 5.3)."""
+    length = len(payload)
+    laid = (mask * (length // 4 + 1))[:length]
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(laid, "little")).to_bytes(length, "little")
+
+
+def close_frame(code: int, text: bytes = b"", *, mask: bytes = b"") -> bytes:
+    """A close frame; the text is cut where it does not fit."""
+    while len(text) > _CONTROL_LIMIT - 2:
+        text = text[: _CONTROL_LIMIT - 2].decode(errors="ignore").encode()
+    return frame(CLOSE, code.to_bytes(2) + text, mask=mask)
+
+
+def close_code(payload: bytes) -> tuple[int | None, bytes]:
+    """Code and text of a close frame; None for a frame without a code. Raises FrameError."""
+    if not payload:
+        return None, b""
+    code, text = int.from_bytes(payload[:2]), payload[2:]
+    if len(payload) == 1 or not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):  # noqa: PLR2004
+        raise FrameError(_PROTOCOL_ERROR, "a close code is none that may be sent")
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise FrameError(_INVALID_TEXT, "the text of a close frame is not UTF-8") from None
+    return code, text
