@@ -65,8 +65,6 @@ class Proxy:
             proxy_url=config.upstream.proxy_url,
             open_seconds=config.upstream.open_timeout_seconds,
             idle_seconds=config.upstream.poll_idle_timeout_seconds,
-            max_payload_bytes=config.limits.upstream_payload_bytes,
-            heartbeat_seconds=config.limits.heartbeat_seconds,
             max_head_bytes=config.limits.head_bytes,
         )
         self._limits = _limits(config)
@@ -95,6 +93,7 @@ class Proxy:
             self.metrics,
             self._live,
         )
+        self._websocket = WebSocketRelay(carriage)
         return Front(
             gate=Gate(
                 listening_on=config.listen.host,
@@ -102,7 +101,7 @@ class Proxy:
                 origins=config.gate.origins,
                 relayed_cookies=config.upstream.relayed_cookies,
             ),
-            websocket=WebSocketRelay(carriage),
+            websocket=self._websocket,
             polling=PollingRelay(carriage, smartrest=config.handshake.smartrest),
             metrics=self.metrics,
             trusted_proxies=TrustedProxies(map(ip_network, config.gate.trusted_proxies)),
@@ -114,7 +113,11 @@ class Proxy:
             await opened.enter_async_context(self._upstream)
             # Admin first: probes can be answered while the rest is not there yet.
             self.admin_port = await self._listen(opened, self._admin_runner(), "admin", None)
-            listener = web.ServerRunner(Listener(self._front.handle, self._limits), shutdown_timeout=_CUT_OFF_SECONDS)
+            listener = web.ServerRunner(
+                Listener(self._front.handle, self._limits, elsewhere=self._websocket.__len__),
+                shutdown_timeout=_CUT_OFF_SECONDS,
+            )
+            opened.callback(self._websocket.close)
             self.public_port = await self._listen(opened, listener, "listen", _listener_tls(self._config))
             self._closing = opened.pop_all()
         self._started = True

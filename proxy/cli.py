@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -49,12 +50,25 @@ def _run(config: Config) -> int:
 def _serve(serving: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     # A core dump of this process would hold keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # What is here now stays: looking through it for cycles again and again took a seventh of the time of a relay.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
     try:
-        asyncio.run(_until_signalled(serving))
+        with asyncio.Runner(loop_factory=_new_loop()) as runner:
+            runner.run(_until_signalled(serving))
     except CannotListen as problem:
         print(problem, file=sys.stderr)
         return _FAILED
     return 0
+
+
+def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop where there is one: an idle client with TLS upstream costs 40 KiB there, and 280 on asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - it does not exist for every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def _until_signalled(serving: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -1,5 +1,6 @@
 """What all tests share: a proxy started through its production entry, in front of the simulator."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import uvloop
 from hypothesis import settings
 
 from proxy.app import Proxy
@@ -25,6 +27,12 @@ PASSWORD = "canary-Zm9vYmFy"  # what must never be seen where a client, a log or
 VALUES = MappingProxyType({"C8Y_TENANT": "t0815", "C8Y_USER": "service", "C8Y_PASSWORD": PASSWORD})
 
 Message = dict[str, Any]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests of the relays run on both event loops that the proxy runs on; others need asyncio's own, or no other."""
+    plain = {"asyncio": asyncio.new_event_loop}
+    return plain | {"uvloop": uvloop.new_event_loop} if item.path.parent.name == "relay" else plain
 
 
 @dataclass(frozen=True, slots=True)

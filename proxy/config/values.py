@@ -31,7 +31,10 @@ def _origin(text: str) -> str:
 
 
 def _proxy_url(text: str) -> str:
-    _split(text, ValueError("expected the address of an HTTP proxy, such as http://proxy.example.com:3128"))
+    expected = ValueError("expected the address of an HTTP proxy, such as http://proxy.example.com:3128")
+    parts, _ = _split(text, expected)
+    if parts.scheme != "http":  # TLS to upstream goes through it; TLS to it, too, would be TLS inside TLS
+        raise expected
     return text
 
 

@@ -27,24 +27,31 @@ class Live:
     def __len__(self) -> int:
         return len(self._leaving)
 
-    @contextmanager
-    def joined(self, transport: Transport, leave: Leave) -> Iterator[None]:
-        """Count a connection while it lasts. `leave` asks it to end soon; it may be called once, or never, and is
-        called at once while draining.
+    def join(self, transport: Transport, leave: Leave) -> None:
+        """Count a connection from now on. `leave` asks it to end soon; it may be called once, or never, and is called
+        at once while draining.
         """
-        gauge = self._metrics.connections(transport)
         self._leaving.add(leave)
         self._empty.clear()
-        gauge.inc()
+        self._metrics.connections(transport).inc()
+        if self.draining:
+            leave()
+
+    def part(self, transport: Transport, leave: Leave) -> None:
+        """Count it no more; `leave` is what it joined with."""
+        self._metrics.connections(transport).dec()
+        self._leaving.discard(leave)
+        if not self._leaving:
+            self._empty.set()
+
+    @contextmanager
+    def joined(self, transport: Transport, leave: Leave) -> Iterator[None]:
+        """Count a connection while it lasts."""
+        self.join(transport, leave)
         try:
-            if self.draining:
-                leave()
             yield
         finally:
-            gauge.dec()
-            self._leaving.discard(leave)
-            if not self._leaving:
-                self._empty.set()
+            self.part(transport, leave)
 
     async def drain(self, *, spread_seconds: float, timeout_seconds: float) -> int:
         """Ask all to leave, in random order and spread over the window so that they do not come back as one, and

@@ -1,9 +1,12 @@
 """The instruments, and nothing else. Names and labels are public API; docs/metrics.md describes each."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.bayeux.negotiation import Outcome, RejectedReason, UnansweredReason
@@ -62,8 +65,8 @@ class Metrics:
             ["transport"],
             registry=self.registry,
         )
-        self._payloads = self._counter("payloads", "Payloads relayed.", "transport", "direction")
-        self._bytes = self._counter("bytes", "Payload bytes relayed.", "transport", "direction")
+        self._crossed = _Crossed()
+        self.registry.register(self._crossed)
         self._reloads = self._counter("credential_reloads", "Attempts to load a stored credential.", "source", "result")
         self._loaded = Gauge(
             f"{_PREFIX}credential_last_loaded_timestamp_seconds",
@@ -88,10 +91,15 @@ class Metrics:
         """Record one WebSocket opening; outcomes and reasons are those of UPGRADE_REASONS."""
         self._upgrades.labels(outcome, reason).inc()
 
-    def relayed(self, transport: Transport, direction: Direction, size: int) -> None:
-        """Record one payload that crossed."""
-        self._payloads.labels(transport, direction).inc()
-        self._bytes.labels(transport, direction).inc(size)
+    def relayed(self, transport: Transport, direction: Direction, size: int, payloads: int = 1) -> None:
+        """Record payloads that crossed, and their bytes."""
+        crossed = self._crossed.counted[transport, direction]
+        crossed[0] += payloads
+        crossed[1] += size
+
+    def before_collecting(self, count: Callable[[], None]) -> None:
+        """Have `count` called before numbers are read: a relay brings in then what it counted by itself."""
+        self._crossed.bring_in.append(count)
 
     def connections(self, transport: Transport) -> Gauge:
         """The gauge of open connections of one transport."""
@@ -110,9 +118,6 @@ class Metrics:
                     self._handshakes.labels(transport, self._source, verdict, reason)
             self._seconds.labels(transport)
             self._connections.labels(transport)
-            for direction in get_args(Direction):
-                self._payloads.labels(transport, direction)
-                self._bytes.labels(transport, direction)
         for outcome, reasons in UPGRADE_REASONS.items():
             for reason in reasons:
                 self._upgrades.labels(outcome, reason)
@@ -122,3 +127,20 @@ class Metrics:
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(_PREFIX + name, description, labels, registry=self.registry)
+
+
+class _Crossed(Collector):
+    """Payloads and their bytes by transport and direction. Plain numbers: they are counted at every turn of a relay."""
+
+    def __init__(self) -> None:
+        self.bring_in: list[Callable[[], None]] = []
+        self.counted = {crossing: [0, 0] for crossing in product(get_args(Transport), get_args(Direction))}
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        for count in self.bring_in:
+            count()
+        for position, (name, told) in enumerate((("payloads", "Payloads relayed."), ("bytes", "Their bytes."))):
+            family = CounterMetricFamily(_PREFIX + name, told, labels=["transport", "direction"])
+            for labels, counted in self.counted.items():
+                family.add_metric(labels, counted[position])
+            yield family

@@ -124,17 +124,19 @@ class Door(RequestHandler):
     The stock texts quote what could not be parsed, to the client and to the log: that may be a cookie.
     """
 
-    __slots__ = ("_limit", "is_crowded")
+    __slots__ = ("_elsewhere", "_limit", "is_crowded")
 
-    def __init__(self, manager: web.Server, *, limit: int, **settings: Any) -> None:
+    def __init__(self, manager: web.Server, *, limit: int, elsewhere: Callable[[], int], **settings: Any) -> None:
         super().__init__(manager, **settings)
         self._limit = limit
+        self._elsewhere = elsewhere
         self.is_crowded = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert self._manager is not None  # noqa: S101 - until the connection is lost
-        self.is_crowded = len(self._manager._connections) > self._limit  # noqa: SLF001 - the property copies them all
+        here = len(self._manager._connections)  # noqa: SLF001 - the property copies them all
+        self.is_crowded = here + self._elsewhere() > self._limit
 
     def handle_error(
         self,
@@ -152,9 +154,15 @@ class Door(RequestHandler):
 
 
 class Listener(web.Server):
-    """The protocol factory of the public listener."""
+    """The protocol factory of the public listener. `elsewhere` counts client connections that it no longer has."""
 
-    def __init__(self, handle: Callable[[BaseRequest], Awaitable[StreamResponse]], limits: Limits) -> None:
+    def __init__(
+        self,
+        handle: Callable[[BaseRequest], Awaitable[StreamResponse]],
+        limits: Limits,
+        *,
+        elsewhere: Callable[[], int],
+    ) -> None:
         super().__init__(
             handle,
             handler_cancellation=True,  # a client that goes ends its held connect upstream, too
@@ -166,9 +174,10 @@ class Listener(web.Server):
             max_line_size=limits.head_bytes,
         )
         self._limit = limits.connections
+        self._elsewhere = elsewhere
 
     def __call__(self) -> RequestHandler:
-        return Door(self, loop=self._loop, limit=self._limit, **self._kwargs)
+        return Door(self, loop=self._loop, limit=self._limit, elsewhere=self._elsewhere, **self._kwargs)
 
 
 def _is_upgrade(head: Head) -> bool:

@@ -1,26 +1,30 @@
-"""The life of one relayed WebSocket, from the upgrade to the last close frame."""
+"""The life of one relayed WebSocket, from the upgrade to the last close frame.
+
+Once both sides are connected no task lives on: what comes in on one side goes out on the other in the same turn of the
+event loop. Up, every frame is read and judged. Down, bytes pass as they come; only while an answer is awaited they are
+read, from the next boundary between messages on.
+"""
 
 import asyncio
 import binascii
 import logging
+import os
 from base64 import b64decode
-from collections.abc import Awaitable, Sequence
-from typing import Final, NoReturn
+from collections.abc import Sequence
+from typing import Final, NoReturn, cast
 
-from aiohttp import WSCloseCode, WSMsgType
-from aiohttp.http_websocket import WebSocketError
-from aiohttp.web import BaseRequest, WebSocketResponse
+from aiohttp.web import BaseRequest
 
 from proxy.bayeux.messages import encode
-from proxy.bayeux.negotiation import Outcome
+from proxy.bayeux.negotiation import Negotiation, Outcome
 from proxy.credentials.kinds import Credential
 from proxy.head import Head
+from proxy.http1 import write_answer
 from proxy.relay.carriage import Carriage, now
 from proxy.relay.failures import (
     FAULT,
     BadRequest,
     BinaryMessage,
-    Closing,
     Draining,
     HandshakeRefused,
     HandshakeRejected,
@@ -29,210 +33,484 @@ from proxy.relay.failures import (
     Side,
     closing,
 )
-from proxy.upstream.client import CLOSE_SECONDS, UpstreamSocket
+from proxy.relay.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    FrameError,
+    FrameReader,
+    FrameWalk,
+    close_code,
+    close_frame,
+    frame,
+)
+from proxy.upstream.dialling import Line
 
 
 log = logging.getLogger(__name__)
 
+CLOSE_SECONDS: Final = 3.0
+"""How long a closing WebSocket waits for the other side's close frame."""
+
 _KEY_BYTES: Final = 16
+_WRITE_BUFFER_BYTES: Final = 32 * 1024  # more that a side does not take pauses the other
+_HEARTBEAT: Final = b"c8y-realtime-proxy"  # what our own pings say, so that their pongs are told from others
+_NO_STATUS: Final = 1005  # a close frame without a code, as RFC 6455, 7.1.5 calls it
 
 
 class WebSocketRelay:
-    """Relays WebSockets; one instance for all, each life in one call of `handle`."""
+    """Relays WebSockets; one instance for all."""
 
     def __init__(self, carriage: Carriage) -> None:
         self._carriage = carriage
+        self._open_sockets: set[_Socket] = set()
+        self._next_beat: asyncio.TimerHandle | None = None
+        carriage.metrics.before_collecting(self._count)
 
-    async def handle(self, request: BaseRequest, head: Head, endpoint: str) -> WebSocketResponse:
-        """Open, relay and close one WebSocket.
+    def __len__(self) -> int:
+        return len(self._open_sockets)
+
+    async def handle(self, request: BaseRequest, head: Head, endpoint: str) -> NoReturn:
+        """Open one WebSocket, take its connection out of aiohttp's hands, and end the task of the request.
 
         Raises what `failures.http_failure` knows while an HTTP status can still be answered; once the client is
         accepted, every ending is a close code.
         """
         try:
-            client, upstream, credential = await self._open(request, head, endpoint)
+            line, credential = await self._dial(head, endpoint)
         except asyncio.CancelledError:
             self._carriage.metrics.upgrade("unanswered", "client_gone")
             raise
+        client = request.transport
+        if client is None or client.is_closing():
+            line.transport.abort()
+            raise ConnectionResetError
         self._carriage.metrics.upgrade("accepted", "ok")
-        await _Connection(self._carriage, client, upstream, credential, endpoint).relay()
-        return client
+        socket = _Socket(self._carriage, self._open_sockets, credential, endpoint)
+        client.write(self._accepting(head, line))
+        early = _EarlyBytes()
+        request.protocol.set_parser(early)  # type: ignore[arg-type]  # gives what came behind the upgrade
+        client.set_protocol(socket.client)
+        request.protocol.transport = None  # so that aiohttp's end is not the connection's
+        request.protocol.connection_lost(None)
+        self._beat_from_now_on()
+        socket.open(client, line, bytes(early.data))
+        raise asyncio.CancelledError
 
-    async def _open(
-        self, request: BaseRequest, head: Head, endpoint: str
-    ) -> tuple[WebSocketResponse, UpstreamSocket, Credential]:
-        """Choose the credential, dial upstream, and only then accept the client."""
+    def close(self) -> None:
+        """Cut off whoever is still there."""
+        if self._next_beat is not None:
+            self._next_beat.cancel()
+        for socket in tuple(self._open_sockets):
+            socket.cut_off()
+
+    async def _dial(self, head: Head, endpoint: str) -> tuple[Line, Credential]:
+        """Choose the credential, and dial upstream with it."""
         _check_upgrade(head)
         carriage = self._carriage
         if carriage.live.draining:
             raise Draining
         credential = await carriage.handshakes.source.obtain(head, endpoint)
         headers = carriage.crossing.upgrade_headers(head, credential.cookies())
-        upstream = await carriage.upstream.dial(head.path, headers)
+        line = await carriage.upstream.dial(head.path, head.value("sec-websocket-key") or "", headers)
         if carriage.live.draining:  # by now
-            await upstream.close(code=WSCloseCode.GOING_AWAY)
+            line.transport.abort()
             raise Draining
-        client = WebSocketResponse(
-            autoclose=False,
-            compress=False,  # it would hide messages, and costs 100 KiB a pair
-            decode_text=False,
-            heartbeat=carriage.limits.heartbeat_seconds,
-            max_msg_size=carriage.limits.client_payload_bytes,
-            timeout=CLOSE_SECONDS,
+        return line, credential
+
+    def _accepting(self, head: Head, line: Line) -> bytes:
+        return write_answer(
+            101,
+            [
+                ("Upgrade", "websocket"),
+                ("Connection", "Upgrade"),
+                ("Sec-WebSocket-Accept", line.answer.value("sec-websocket-accept") or ""),
+                *self._carriage.crossing.down_headers(line.answer.headers, secure=head.secure),
+            ],
         )
-        client.headers.extend(carriage.crossing.down_headers(upstream.headers, secure=head.secure))
-        try:
-            await client.prepare(request)
-        except BaseException:
-            await upstream.close(code=WSCloseCode.GOING_AWAY)
-            raise
-        return client, upstream, credential
+
+    def _count(self) -> None:
+        for socket in self._open_sockets:
+            socket.count()
+
+    def _beat_from_now_on(self) -> None:
+        """One timer serves the heartbeats of all: a leg that was quiet from one beat to the next is asked."""
+        if self._next_beat is None:
+            seconds = self._carriage.limits.heartbeat_seconds / 2
+            self._next_beat = asyncio.get_running_loop().call_later(seconds, self._beat)
+
+    def _beat(self) -> None:
+        self._next_beat = None
+        for socket in tuple(self._open_sockets):
+            socket.beat()
+        if self._open_sockets:
+            self._beat_from_now_on()
 
 
-class _Connection:
+class _Socket:
     """Both legs of one WebSocket and the handshakes in flight on it."""
 
     __slots__ = (
         "_carriage",
-        "_client",
         "_endpoint",
         "_has_refused",
-        "_leaving",
+        "_held",
+        "_is_over",
         "_negotiation",
-        "_patience",
-        "_relaying",
-        "_upstream",
+        "_owed",
+        "_reader",
+        "_reading",
+        "_siblings",
+        "_timer",
+        "_walk",
+        "client",
+        "upstream",
     )
 
-    def __init__(
-        self,
-        carriage: Carriage,
-        client: WebSocketResponse,
-        upstream: UpstreamSocket,
-        credential: Credential,
-        endpoint: str,
-    ) -> None:
+    def __init__(self, carriage: Carriage, siblings: "set[_Socket]", credential: Credential, endpoint: str) -> None:
         self._carriage = carriage
-        self._client = client
-        self._upstream = upstream
+        self._siblings = siblings
         self._endpoint = endpoint
-        self._negotiation = carriage.handshakes.negotiation(credential, endpoint)
-        self._patience = asyncio.timeout(None)  # runs out when upstream is silent over a handshake, or when we leave
-        self._leaving = False
+        self._negotiation: Negotiation[Credential] = carriage.handshakes.negotiation(credential, endpoint)
+        self._reader = FrameReader(masked=True, limit=carriage.limits.client_payload_bytes)
+        self._walk = FrameWalk()
+        self._reading: FrameReader | None = None  # while something that came down is read rather than passed
+        self._held = b""  # a piece of a frame's head that came down
+        self._owed = b""  # our own replies, until the next boundary
         self._has_refused = False
-        self._relaying = False
+        self._is_over = False
+        self._timer: asyncio.TimerHandle | None = None  # over a handshake, and then over the closing
+        self.client = _ClientLeg(self)
+        self.upstream = _UpstreamLeg(self)
 
-    async def relay(self) -> None:
-        """Relay until it ends, for whatever reason; then record what got no answer, and close both legs."""
-        end = FAULT
-        with self._carriage.live.joined("websocket", self._leave):
-            try:
-                end = await self._ending()
-            except asyncio.CancelledError:  # the client's transport is gone, or our time to drain is over
-                end = closing(Draining() if self._leaving else LegEnded("client", None)) or FAULT
-                raise
-            finally:
-                self._relaying = False
-                self._settle(self._negotiation.abandon(now(), end.unanswered))
-                await asyncio.gather(
-                    self._upstream.close(code=end.upstream, message=end.text),
-                    self._client.close(code=end.client, message=end.text),
-                )
+    def open(self, client: asyncio.Transport, line: Line, early: bytes) -> None:
+        """Begin to relay; `early` is what the client sent before it was accepted."""
+        self._siblings.add(self)
+        self.client.begin(client)
+        self.upstream.begin(line.transport)
+        self._carriage.live.join("websocket", self.leave)
+        line.hand_over(self.upstream)
+        if early:
+            self.climb(early)
 
-    async def _ending(self) -> Closing:
-        """Run both pumps until one of them ends; returns how to close."""
-        ended: BaseException
+    # Up: every frame is read ------------------------------------------------------------------------------------------
+
+    def climb(self, data: bytes) -> None:
+        """Take what the client sent."""
         try:
-            async with self._patience, asyncio.TaskGroup() as pumps:
-                self._relaying = True
-                self._be_patient()
-                pumps.create_task(self._climb())
-                pumps.create_task(self._descend())
-            raise AssertionError("a pump ends by an exception")
-        except TimeoutError:
-            ended = Draining() if self._leaving else HandshakeTimeout()
-        except BaseExceptionGroup as group:
-            ended = group.exceptions[0]
-        if (end := closing(ended)) is None:
-            log.error("A relayed WebSocket ended by a fault of ours", exc_info=ended)
-            return FAULT
-        return end
+            self._reader.feed(data)
+            while (read := self._reader.read()) is not None:
+                self._came_up(read)
+        except Exception as problem:  # noqa: BLE001 - the table decides; what it does not know is logged
+            self._end(_as_ended(problem, "client"))
 
-    async def _climb(self) -> NoReturn:
-        """Client to upstream: every payload judged."""
-        while True:
-            payload = await _receive(self._client, "client")
-            up = self._negotiation.from_client(payload, now())
-            self._settle(up.outcomes)
-            if self._negotiation.pending:
-                self._be_patient()
-            if up.payload is not None:
-                self._carriage.metrics.relayed("websocket", "up", len(up.payload))
-                await _sent("upstream", self._upstream.send_frame(up.payload, WSMsgType.TEXT))
-            if up.replies:
-                await _sent("client", self._client.send_frame(encode(up.replies), WSMsgType.TEXT))
-                self._has_refused = True
-            self._end_if_refused()
+    def _came_up(self, read: Frame) -> None:
+        if read.opcode == CLOSE:
+            code, text = close_code(read.payload)
+            raise LegEnded("client", code or _NO_STATUS, text)
+        if self._is_over:
+            return
+        if read.opcode == TEXT:
+            self._judge(read.payload)
+        elif read.opcode == BINARY:
+            raise BinaryMessage
+        elif not (read.opcode == PONG and read.payload == _HEARTBEAT):
+            self.upstream.send(read.opcode, read.payload)
 
-    async def _descend(self) -> NoReturn:
-        """Upstream to client: as it comes, observed only while an answer is awaited."""
-        while True:
-            payload = await _receive(self._upstream, "upstream")
-            self._carriage.metrics.relayed("websocket", "down", len(payload))
-            outcomes: Sequence[Outcome] = ()
-            if self._negotiation.pending:
-                down = self._negotiation.from_upstream(payload, now())
-                payload, outcomes = down.payload, down.outcomes
-                self._settle(outcomes)
-                self._be_patient()
-            await _sent("client", self._client.send_frame(payload, WSMsgType.TEXT))
-            if any(outcome.verdict == "rejected" for outcome in outcomes):
-                raise HandshakeRejected
-            self._end_if_refused()
+    def _judge(self, payload: bytes) -> None:
+        """Let a payload go up as far as it may; what we refuse of it is answered by ourselves."""
+        up = self._negotiation.from_client(payload, now())
+        self._settle(up.outcomes)
+        if self._negotiation.pending:
+            self._be_patient()
+        if up.payload is not None:
+            self._carriage.metrics.relayed("websocket", "up", len(up.payload))
+            self.upstream.send(TEXT, up.payload)
+        if up.replies:
+            self._reply(frame(TEXT, encode(up.replies)))
+            self._has_refused = True
+        self._end_if_refused()
+
+    def _reply(self, reply: bytes) -> None:
+        """Send a reply of our own, in between what comes from upstream."""
+        if self._walk.is_at_boundary:
+            self.client.write(reply)
+        else:
+            self._owed += reply
+
+    # Down: bytes pass as they come ------------------------------------------------------------------------------------
+
+    def descend(self, data: bytes) -> None:
+        """Take what upstream sent."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        try:
+            while data:
+                data = self._pass_down(data)
+        except Exception as problem:  # noqa: BLE001 - as above
+            self._end(_as_ended(problem, "upstream"))
+
+    def _pass_down(self, data: bytes) -> bytes:
+        """Pass on what need not be read, and read what must be; returns what is still to be looked at."""
+        if self._reading is not None:
+            return self._read_down(data)
+        awaited = self._negotiation.pending
+        walk = self._walk
+        passed = walk.pass_over(data, to_boundary=awaited or self._owed != b"")
+        if passed == len(data) and not self._owed:  # nearly always
+            self.client.write(data)
+            return b""
+        if passed:
+            self.client.write(data[:passed])
+            data = data[passed:]
+        if self._owed and walk.is_at_boundary:
+            self.client.write(self._owed)
+            self._owed = b""
+        elif data and (data[0] & CLOSE or (awaited and walk.is_at_boundary)):
+            self._reading = FrameReader(masked=False, limit=self._carriage.limits.upstream_payload_bytes)
+        elif not passed:
+            self._held = data
+            return b""
+        return data
+
+    def _read_down(self, data: bytes) -> bytes:
+        reading = cast("FrameReader", self._reading)
+        reading.feed(data)
+        while (read := reading.read()) is not None:
+            self._came_down(read)
+            if not reading.is_within_message:
+                self._reading = None
+                return reading.release()
+        return b""
+
+    def _came_down(self, read: Frame) -> None:
+        if read.opcode == CLOSE:
+            code, text = close_code(read.payload)
+            raise LegEnded("upstream", code or _NO_STATUS, text)
+        if self._is_over:
+            return
+        if read.opcode in {PING, PONG}:
+            if read.payload != _HEARTBEAT or read.opcode == PING:
+                self.client.write(frame(read.opcode, read.payload))
+            return
+        if read.opcode == BINARY:
+            raise LegEnded("upstream", None)
+        self._walk.messages += 1
+        self._walk.size += len(read.payload)
+        down = self._negotiation.from_upstream(read.payload, now())
+        self._settle(down.outcomes)
+        self._be_patient()
+        self.client.write(frame(TEXT, down.payload))
+        if any(outcome.verdict == "rejected" for outcome in down.outcomes):
+            raise HandshakeRejected
+        self._end_if_refused()
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Say goodbye, because we leave."""
+        self._end(Draining())
+
+    def lost(self, leg: "_Leg") -> None:
+        """Take note that the connection of a leg is no more."""
+        self._end(LegEnded(leg.side, None))
+        if self.client.is_lost and self.upstream.is_lost:
+            if self._timer is not None:
+                self._timer.cancel()
+            self.count()
+            self._siblings.discard(self)
+            self._carriage.live.part("websocket", self.leave)
+
+    def cut_off(self) -> None:
+        """End both connections at once."""
+        self.client.transport.abort()
+        self.upstream.transport.abort()
+
+    def count(self) -> None:
+        """Bring what came down since the last time into the metrics."""
+        walk = self._walk
+        self._carriage.metrics.relayed("websocket", "down", walk.size, walk.messages)
+        walk.messages = walk.size = 0
+
+    def beat(self) -> None:
+        """Ask each side that said nothing since the last time whether it is still there."""
+        if self._is_over:
+            return
+        for leg in (self.client, self.upstream):
+            if leg.is_asked and leg.is_quiet:
+                leg.transport.abort()
+            elif leg.is_quiet and not leg.is_full and (leg is self.upstream or self._walk.is_at_frame):
+                leg.is_asked = True
+                leg.send(PING, _HEARTBEAT)
+            else:
+                leg.is_asked, leg.is_quiet = False, True
+
+    def _end(self, problem: Exception) -> None:
+        """Record what got no answer, and close both legs, each in its own words; once."""
+        ended = problem if isinstance(problem, LegEnded) else None
+        if self._is_over:
+            if ended is not None and ended.code is not None:
+                self._leg(ended.side).hang_up()
+            return
+        self._is_over = True
+        end = closing(problem)
+        if end is None:
+            log.error("A relayed WebSocket ended by a fault of ours", exc_info=problem)
+            end = FAULT
+        self._settle(self._negotiation.abandon(now(), end.unanswered))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.cut_off)
+        self.client.close(end.client, end.text, can_speak=self._walk.is_at_frame)
+        self.upstream.close(end.upstream, end.text)
+        if ended is not None and ended.code is not None and not ended.violated:
+            self._leg(ended.side).hang_up()
 
     def _end_if_refused(self) -> None:
         """Raises HandshakeRefused once a refusal is out and no other handshake waits for its answer."""
         if self._has_refused and not self._negotiation.pending:
             raise HandshakeRefused
 
-    def _settle(self, outcomes: Sequence[Outcome]) -> None:
-        self._carriage.handshakes.settle("websocket", outcomes, self._negotiation.credential, self._endpoint)
+    def _leg(self, side: Side) -> "_Leg":
+        return self.client if side == "client" else self.upstream
 
-    def _leave(self) -> None:
-        self._leaving = True
-        self._be_patient()
+    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        if outcomes:
+            self._carriage.handshakes.settle("websocket", outcomes, self._negotiation.credential, self._endpoint)
 
     def _be_patient(self) -> None:
-        """Wait no longer than for the oldest handshake without an answer; not at all when we leave."""
-        if not self._relaying or self._patience.expired():
-            return
+        """Wait no longer than for the oldest handshake without an answer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         since = self._negotiation.waiting_since
-        deadline = None if since is None else since + self._carriage.limits.handshake_seconds
-        self._patience.reschedule(now() if self._leaving else deadline)
+        if since is not None:
+            when = since + self._carriage.limits.handshake_seconds
+            self._timer = asyncio.get_running_loop().call_at(when, self._end, HandshakeTimeout())
 
 
-async def _receive(leg: WebSocketResponse | UpstreamSocket, side: Side) -> bytes:
-    """The next text message of a leg. Raises LegEnded and BinaryMessage."""
-    message = await leg.receive()
-    match message.type:
-        case WSMsgType.TEXT:
-            return bytes(message.data)
-        case WSMsgType.BINARY:
-            raise BinaryMessage if side == "client" else LegEnded(side, None)
-        case WSMsgType.CLOSE:
-            raise LegEnded(side, message.data, (message.extra or "").encode())
-        case WSMsgType.ERROR if isinstance(message.data, WebSocketError):
-            raise LegEnded(side, message.data.code, violated=True)
-        case _:
-            raise LegEnded(side, None)
+class _Leg(asyncio.Protocol):
+    """One side of a WebSocket: its transport, and what is known of it."""
+
+    __slots__ = ("_socket", "is_asked", "is_full", "is_lost", "is_quiet", "is_silent", "transport")
+
+    side: Side
+
+    def __init__(self, socket: _Socket) -> None:
+        self._socket = socket
+        self.transport: asyncio.Transport
+        self.is_lost = False
+        self.is_silent = False  # nothing more is sent: the close frame is out
+        self.is_full = False  # what was sent waits to be taken
+        self.is_quiet = False  # nothing came since the last heartbeat
+        self.is_asked = False  # our last ping is not answered yet
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes as they are, unless the close frame is out."""
+        if not self.is_silent:
+            self.transport.write(data)
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        """Send a frame of our own."""
+        raise NotImplementedError
+
+    def close(self, code: int, text: bytes, *, can_speak: bool = True) -> None:
+        """Say why it ends; what comes after that is read for a close frame only."""
+        if can_speak:
+            self.write(self._closing(code, text))
+        self.is_silent = True
+        if self.is_lost:
+            return
+        if can_speak:
+            self.transport.resume_reading()
+        else:
+            self.transport.close()
+
+    def hang_up(self) -> None:
+        """End the connection once what was sent is out: both close frames have crossed."""
+        self.transport.close()
+
+    def _closing(self, code: int, text: bytes) -> bytes:
+        raise NotImplementedError
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what it was changes nothing
+        self.is_lost = self.is_silent = True
+        self._socket.lost(self)
 
 
-async def _sent(side: Side, sending: Awaitable[None]) -> None:
-    """Await a send. Raises LegEnded when that leg is gone."""
-    try:
-        await sending
-    except ConnectionError:
-        raise LegEnded(side, None) from None
+class _ClientLeg(_Leg):
+    __slots__ = ()
+
+    side: Side = "client"
+
+    def data_received(self, data: bytes) -> None:
+        self.is_quiet = self.is_asked = False
+        self._socket.climb(data)
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        self.write(frame(opcode, payload))
+
+    def _closing(self, code: int, text: bytes) -> bytes:
+        return close_frame(code, text)
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        if not self.is_silent:
+            self._socket.upstream.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self._socket.upstream.transport.resume_reading()
+
+
+class _UpstreamLeg(_Leg):
+    __slots__ = ()
+
+    side: Side = "upstream"
+
+    def data_received(self, data: bytes) -> None:
+        self.is_quiet = self.is_asked = False
+        self._socket.descend(data)
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        self.write(frame(opcode, payload, mask=os.urandom(4)))
+
+    def _closing(self, code: int, text: bytes) -> bytes:
+        return close_frame(code, text, mask=os.urandom(4))
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        if not self.is_silent:
+            self._socket.client.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self._socket.client.transport.resume_reading()
+
+
+class _EarlyBytes:
+    """Takes what aiohttp kept of the bytes behind an upgrade."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Nothing follows."""
+
+
+def _as_ended(problem: Exception, side: Side) -> Exception:
+    return LegEnded(side, problem.code, violated=True) if isinstance(problem, FrameError) else problem
 
 
 def _check_upgrade(head: Head) -> None:

@@ -7,19 +7,16 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import aiohttp
 from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
+from proxy.upstream.dialling import DialFailed, Dialler, Line
+
 
 log = logging.getLogger(__name__)
-
-CLOSE_SECONDS: Final = 3.0
-"""How long a closing WebSocket waits for the other side's close frame."""
-
-_REDIRECTS: Final = range(300, 400)
 
 
 class UpstreamUnavailable(Exception):
@@ -40,16 +37,6 @@ class UpgradeRejected(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(f"Upstream rejected the upgrade with HTTP {status}")
         self.status = status
-
-
-class UpstreamSocket(aiohttp.ClientWebSocketResponse):
-    """An open WebSocket to upstream that also remembers the headers of its 101."""
-
-    def __init__(
-        self, reader: Any, writer: Any, protocol: Any, response: aiohttp.ClientResponse, *rest: Any, **named: Any
-    ) -> None:
-        super().__init__(reader, writer, protocol, response, *rest, **named)
-        self.headers = tuple(response.headers.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +74,6 @@ class Upstream:
         proxy_url: str | None = None,
         open_seconds: float,
         idle_seconds: float,
-        max_payload_bytes: int,
-        heartbeat_seconds: float,
         max_head_bytes: int,
     ) -> None:
         self._url = URL(url)
@@ -96,8 +81,7 @@ class Upstream:
         self._proxy = proxy_url
         self._open_seconds = open_seconds
         self._idle_seconds = idle_seconds
-        self._max_payload_bytes = max_payload_bytes
-        self._heartbeat_seconds = heartbeat_seconds
+        self._dialler = Dialler(url, tls=tls, proxy_url=proxy_url, max_head_bytes=max_head_bytes)
         self._max_head_bytes = max_head_bytes
         self._session: aiohttp.ClientSession
 
@@ -110,8 +94,6 @@ class Upstream:
             max_line_size=self._max_head_bytes,
             max_field_size=self._max_head_bytes,
             request_class=_OneCredentialEach,
-            ws_response_class=UpstreamSocket,
-            middlewares=(_refuse_redirects,),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
         )
         return self
@@ -119,28 +101,26 @@ class Upstream:
     async def __aexit__(self, *exc: object) -> None:
         await self._session.close()
 
-    async def dial(self, path: str, headers: Mapping[str, str]) -> UpstreamSocket:
-        """Open a WebSocket. Raises UpgradeRejected and UpstreamUnavailable."""
+    async def dial(self, path: str, key: str, headers: Mapping[str, str]) -> Line:
+        """Open a WebSocket under the client's `Sec-WebSocket-Key`. Raises UpgradeRejected and UpstreamUnavailable."""
+        asked = {
+            "Host": self._dialler.host,
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": key,
+        }
         try:
             async with asyncio.timeout(self._open_seconds):
-                socket = await self._session.ws_connect(
-                    self._url.with_path(path),
-                    headers=headers,
-                    proxy=self._proxy,
-                    autoclose=False,
-                    heartbeat=self._heartbeat_seconds,
-                    max_msg_size=self._max_payload_bytes,
-                    decode_text=False,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
-                )
-        except aiohttp.ClientHttpProxyError as error:
+                line = await self._dialler.ask(path, (asked | dict(headers)).items())
+        except (DialFailed, TimeoutError, OSError) as error:
             raise self._unavailable(error) from None
-        except aiohttp.ClientResponseError as rejection:
-            raise UpgradeRejected(rejection.status) from None
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise self._unavailable(error) from None
-        assert isinstance(socket, UpstreamSocket)  # noqa: S101 - as ws_response_class promises
-        return socket
+        if line.answer.status != HTTPStatus.SWITCHING_PROTOCOLS or any(
+            line.answer.value(name) is not None for name in ("sec-websocket-extensions", "sec-websocket-protocol")
+        ):
+            line.transport.abort()
+            raise UpgradeRejected(line.answer.status)
+        return line
 
     @asynccontextmanager
     async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> AsyncIterator[Answer]:
@@ -185,14 +165,3 @@ _NEVER_ASKED: Final = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.InvalidURL,
 )
-
-
-async def _refuse_redirects(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Upgrades would be redirected, with our headers; POSTs can be told not to be."""
-    response = await handler(request)
-    if request.method == "GET" and response.status in _REDIRECTS:
-        response.close()
-        raise aiohttp.ClientResponseError(response.request_info, (), status=response.status, message="redirect")
-    return response

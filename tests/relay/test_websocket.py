@@ -4,7 +4,6 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import NoReturn
 
 import aiohttp
 import msgspec
@@ -21,6 +20,7 @@ from tests.conftest import PASSWORD, VALUES, Message, Running, closed, exchange,
 TOKEN = base64.b64encode(f"t0815/service:{PASSWORD}".encode()).decode()
 BROWSER = {"Origin": "https://app.example.com"}
 COOKIE_MODE = {"credentials.default.source": "cookie", "gate.origins": ["https://app.example.com"]}
+
 
 Script = Callable[[web.WebSocketResponse], Awaitable[None]]
 Scripted = Callable[[Script], Awaitable[TestServer]]
@@ -413,22 +413,6 @@ async def test_upgrade_is_not_redirected() -> None:
             await proxied.client.ws_connect(f"{proxied.url}/cep/realtime")
         assert refused.value.status == 502
     assert paths == ["/cep/realtime"]
-
-
-async def test_client_that_is_gone_when_it_is_accepted_leaves_no_socket_upstream(
-    proxied: Running, upstream: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Gone(web.WebSocketResponse):
-        async def prepare(self, _: object) -> NoReturn:
-            raise ConnectionResetError
-
-    monkeypatch.setattr("proxy.relay.websocket.WebSocketResponse", Gone)
-    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-    key = {"Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode()}
-    async with proxied.client.get(f"{proxied.url}/cep/realtime", headers=headers | key) as response:
-        assert response.status == 400
-    await upstream.until(lambda: upstream.open_sockets == 0)
-    assert len(upstream.requests) == 1
 
 
 async def test_unreachable_upstream_is_a_bad_gateway_before_the_client_is_accepted(upstream: Simulator) -> None:
