@@ -5,8 +5,7 @@ their heads alone, so that their bytes pass as they came and reading can begin a
 """
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
 CONTINUATION: Final = 0x0
@@ -39,8 +38,7 @@ class FrameError(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """A whole message, put together from its fragments, or a control frame."""
 
     opcode: int
@@ -80,17 +78,16 @@ class FrameReader:
 
     def read(self) -> Frame | None:
         """The next message or control frame, or None until more has come. Raises FrameError."""
-        while (frame := self._next()) is not None:
-            opcode, is_last, payload = frame
-            if opcode & _CONTROL:
+        while (came := self._next()) is not None:
+            first, payload = came
+            opcode = first & 0x0F
+            if first & _CONTROL or (first & _FIN and self._message is None):
                 return Frame(opcode, payload)
             if self._message is None:
-                if is_last:
-                    return Frame(opcode, payload)
                 self._opcode, self._message = opcode, bytearray(payload)
                 continue
             self._message += payload
-            if is_last:
+            if first & _FIN:
                 whole, self._message = bytes(self._message), None
                 return Frame(self._opcode, whole)
         return None
@@ -100,41 +97,51 @@ class FrameReader:
         rest, self._buffer, self._at = bytes(self._buffer[self._at :]), b"", 0
         return rest
 
-    def _next(self) -> tuple[int, bool, bytes] | None:
-        """Opcode, whether it is the last of its message, and payload of the next frame."""
+    def _next(self) -> tuple[int, bytes] | None:
+        """The first byte and the payload of the next frame."""
         buffer, at = self._buffer, self._at
         left = len(buffer) - at
         if left < 2:  # noqa: PLR2004 - the two bytes that every frame has
-            self._forget()
+            self._let_go()
             return None
         first, second = buffer[at], buffer[at + 1]
         self._check(first, second)
-        length = second & ~_MASKED
-        at += 2
+        length, start = second & ~_MASKED, at + 2
         if length >= _TWO_BYTES:
-            size = 2 if length == _TWO_BYTES else 8
-            if left < 2 + size:
-                self._forget()
+            start += 2 if length == _TWO_BYTES else 8
+            if len(buffer) < start:
+                self._let_go()
                 return None
-            short, length = length, int.from_bytes(buffer[at : at + size])
-            if length < _TWO_BYTES or (short == _EIGHT_BYTES and not length >> 16) or length >> 63:
-                raise FrameError(_PROTOCOL_ERROR, "a length is not written in its shortest form")
-            at += size
-        gathered = len(self._message) if self._message is not None and not first & _CONTROL else 0
-        if gathered + length > self._limit and not first & _CONTROL:
+            length = self._long(length, buffer[at + 2 : start])
+        if length + len(self._message or b"") > self._limit and not first & _CONTROL:
             raise FrameError(_MESSAGE_TOO_BIG, "a message is bigger than the limit")
-        start = at + 4 if self._masked else at
+        start += 4 if self._masked else 0
         end = start + length
         if len(buffer) < end:
-            self._forget()
+            self._let_go()
             return None
         payload = bytes(buffer[start:end])
         if self._masked:
-            payload = masked(payload, bytes(buffer[at:start]))
-        self._at = end
-        return first & 0x0F, bool(first & _FIN), payload
+            payload = masked(payload, buffer[start - 4 : start])
+        if end == len(buffer):
+            self._buffer, self._at = b"", 0
+        else:
+            self._at = end
+        return first, payload
+
+    def _let_go(self) -> None:
+        """Let go of what was read, and of nothing else."""
+        if self._at:
+            self._buffer, self._at = self._buffer[self._at :], 0
+
+    def _long(self, short: int, written: bytes | bytearray) -> int:
+        length = int.from_bytes(written)
+        if length < _TWO_BYTES or (short == _EIGHT_BYTES and not length >> 16) or length >> 63:
+            raise FrameError(_PROTOCOL_ERROR, "a length is not written in its shortest form")
+        return length
 
     def _check(self, first: int, second: int) -> None:
+        """Raises FrameError for what no frame may begin with, here and now."""
         opcode = first & 0x0F
         if first & 0x70 or opcode not in _OPCODES:
             raise FrameError(_PROTOCOL_ERROR, "a frame has a bit or an opcode that was not agreed upon")
@@ -145,11 +152,6 @@ class FrameReader:
                 raise FrameError(_PROTOCOL_ERROR, "a control frame is fragmented or too long")
         elif (opcode == CONTINUATION) is not self.is_within_message:
             raise FrameError(_PROTOCOL_ERROR, "a fragment does not follow the one before")
-
-    def _forget(self) -> None:
-        """Let go of what was read."""
-        if self._at:
-            self._buffer, self._at = self._buffer[self._at :], 0
 
 
 class FrameWalk:
@@ -246,7 +248,7 @@ def frame(opcode: int, payload: bytes, *, mask: bytes = b"") -> bytes:
     return head + mask + masked(payload, mask) if mask else head + payload
 
 
-def masked(payload: bytes, mask: bytes) -> bytes:
+def masked(payload: bytes, mask: bytes | bytearray) -> bytes:
     """The payload with the mask laid over it, or taken off (RFC 6455, 5.3)."""
     length = len(payload)
     laid = (mask * (length // 4 + 1))[:length]

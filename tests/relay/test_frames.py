@@ -77,6 +77,13 @@ def test_what_is_written_is_read(length: int, mask: bytes) -> None:
     assert reader.release() == b""
 
 
+def test_frame_is_not_read_before_its_last_byte_has_come() -> None:
+    for sent in (frame(TEXT, b"", mask=MASK), frame(PING, b"", mask=MASK), frame(TEXT, b"x" * 126, mask=MASK)):
+        reader = FrameReader(masked=True, limit=1000)
+        assert read_all(reader, *(bytes([byte]) for byte in sent[:-1])) == []
+        assert len(read_all(reader, sent[-1:])) == 1
+
+
 messages = st.lists(
     st.tuples(
         st.sampled_from([TEXT, BINARY]),
