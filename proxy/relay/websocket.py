@@ -57,6 +57,7 @@ CLOSE_SECONDS: Final = 3.0
 
 _KEY_BYTES: Final = 16
 _WRITE_BUFFER_BYTES: Final = 32 * 1024  # more that a side does not take pauses the other
+_READ_BYTES: Final = 64 * 1024
 _HEARTBEAT: Final = b"c8y-realtime-proxy"  # what our own pings say, so that their pongs are told from others
 _NO_STATUS: Final = 1005  # a close frame without a code, as RFC 6455, 7.1.5 calls it
 
@@ -195,6 +196,8 @@ class _Socket:
         line.hand_over(self.upstream)
         if early:
             self.climb(early)
+        if not self.upstream.is_full:
+            self.client.let_come()  # aiohttp stops reading when there is much
 
     # Up: every frame is read ------------------------------------------------------------------------------------------
 
@@ -324,6 +327,10 @@ class _Socket:
             self._siblings.discard(self)
             self._carriage.live.part("websocket", self.leave)
 
+    def other(self, leg: "_Leg") -> "_Leg":
+        """The other side."""
+        return self.upstream if leg is self.client else self.client
+
     def cut_off(self) -> None:
         """End both connections at once."""
         self.client.transport.abort()
@@ -351,8 +358,10 @@ class _Socket:
     def _end(self, problem: Exception) -> None:
         """Record what got no answer, and close both legs, each in its own words; once."""
         ended = problem if isinstance(problem, LegEnded) else None
+        if ended is not None and ended.violated:
+            self._leg(ended.side).is_deaf = True
         if self._is_over:
-            if ended is not None and ended.code is not None:
+            if ended is not None and ended.code is not None and not ended.violated:
                 self._leg(ended.side).hang_up()
             return
         self._is_over = True
@@ -392,10 +401,10 @@ class _Socket:
             self._timer = asyncio.get_running_loop().call_at(when, self._end, HandshakeTimeout())
 
 
-class _Leg(asyncio.Protocol):
+class _Leg(asyncio.BaseProtocol):
     """One side of a WebSocket: its transport, and what is known of it."""
 
-    __slots__ = ("_socket", "is_asked", "is_full", "is_lost", "is_quiet", "is_silent", "transport")
+    __slots__ = ("_socket", "is_asked", "is_deaf", "is_full", "is_lost", "is_quiet", "is_silent", "transport")
 
     side: Side
 
@@ -404,6 +413,7 @@ class _Leg(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.is_lost = False
         self.is_silent = False  # nothing more is sent: the close frame is out
+        self.is_deaf = False  # nothing that comes can be read any more, since something in it broke the protocol
         self.is_full = False  # what was sent waits to be taken
         self.is_quiet = False  # nothing came since the last heartbeat
         self.is_asked = False  # our last ping is not answered yet
@@ -426,12 +436,20 @@ class _Leg(asyncio.Protocol):
         if can_speak:
             self.write(self._closing(code, text))
         self.is_silent = True
-        if self.is_lost:
-            return
         if can_speak:
-            self.transport.resume_reading()
+            self.let_come()
         else:
             self.transport.close()
+
+    def hold_back(self) -> None:
+        """Read nothing for now."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def let_come(self) -> None:
+        """Read again."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def hang_up(self) -> None:
         """End the connection once what was sent is out: both close frames have crossed."""
@@ -440,19 +458,30 @@ class _Leg(asyncio.Protocol):
     def _closing(self, code: int, text: bytes) -> bytes:
         raise NotImplementedError
 
+    def pause_writing(self) -> None:
+        """Backpressure: who does not take what is sent makes the other side wait."""
+        self.is_full = True
+        if not self.is_silent:
+            self._socket.other(self).hold_back()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self._socket.other(self).let_come()
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what it was changes nothing
         self.is_lost = self.is_silent = True
         self._socket.lost(self)
 
 
-class _ClientLeg(_Leg):
+class _ClientLeg(_Leg, asyncio.Protocol):
     __slots__ = ()
 
     side: Side = "client"
 
     def data_received(self, data: bytes) -> None:
         self.is_quiet = self.is_asked = False
-        self._socket.climb(data)
+        if not self.is_deaf:
+            self._socket.climb(data)
 
     def send(self, opcode: int, payload: bytes) -> None:
         self.write(frame(opcode, payload))
@@ -460,39 +489,30 @@ class _ClientLeg(_Leg):
     def _closing(self, code: int, text: bytes) -> bytes:
         return close_frame(code, text)
 
-    def pause_writing(self) -> None:
-        self.is_full = True
-        if not self.is_silent:
-            self._socket.upstream.transport.pause_reading()
 
-    def resume_writing(self) -> None:
-        self.is_full = False
-        self._socket.upstream.transport.resume_reading()
+class _UpstreamLeg(_Leg, asyncio.BufferedProtocol):
+    """Reads no more at a time than a client that does not read may make us hold."""
 
-
-class _UpstreamLeg(_Leg):
     __slots__ = ()
 
     side: Side = "upstream"
 
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as much as we want to hold
+        return _read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(_read_buffer[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
         self.is_quiet = self.is_asked = False
-        self._socket.descend(data)
+        if not self.is_deaf:
+            self._socket.descend(data)
 
     def send(self, opcode: int, payload: bytes) -> None:
-        self.write(frame(opcode, payload, mask=os.urandom(4)))
+        self.write(frame(opcode, payload, mask=_new_mask()))
 
     def _closing(self, code: int, text: bytes) -> bytes:
-        return close_frame(code, text, mask=os.urandom(4))
-
-    def pause_writing(self) -> None:
-        self.is_full = True
-        if not self.is_silent:
-            self._socket.client.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self.is_full = False
-        self._socket.client.transport.resume_reading()
+        return close_frame(code, text, mask=_new_mask())
 
 
 class _EarlyBytes:
@@ -507,6 +527,19 @@ class _EarlyBytes:
 
     def feed_eof(self) -> None:
         """Nothing follows."""
+
+
+_read_buffer: Final = memoryview(bytearray(_READ_BYTES))  # one for all: what is read is taken out in the same turn
+_masks: Final = bytearray()
+
+
+def _new_mask() -> bytes:
+    """Four bytes that nobody can foretell (RFC 6455, 5.3); drawn in bulk."""
+    if not _masks:
+        _masks[:] = os.urandom(4096)
+    mask = bytes(_masks[-4:])
+    del _masks[-4:]
+    return mask
 
 
 def _as_ended(problem: Exception, side: Side) -> Exception:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from socket import SOCK_STREAM
-from typing import Final, cast
+from typing import Final, Protocol, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from proxy.http1 import END, AnswerHead, MalformedHead, read_answer, write_request
@@ -29,14 +29,23 @@ class Line:
 
     transport: asyncio.Transport
     answer: AnswerHead
-    rest: bytes
+    waiting: "_Waiting"
 
-    def hand_over(self, taker: asyncio.Protocol) -> None:
-        """Let `taker` have what comes from now on, beginning with what came behind the head."""
-        self.transport.set_protocol(taker)
-        if self.rest:
-            taker.data_received(self.rest)
-        self.transport.resume_reading()
+    def hand_over(self, taker: "Taker") -> None:
+        """Let `taker`, an asyncio protocol, have what comes from now on, beginning with what came behind the head."""
+        self.transport.set_protocol(cast("asyncio.BaseProtocol", taker))
+        if self.waiting.rest:
+            taker.data_received(self.waiting.rest)
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+
+class Taker(Protocol):
+    """Who can take a line over."""
+
+    def data_received(self, data: bytes, /) -> None:
+        """Take what came."""
+        ...
 
 
 class Dialler:
@@ -63,8 +72,7 @@ class Dialler:
             transport, waiting = await self._open()
             try:
                 transport.write(write_request("GET", path, headers))
-                head, rest = await waiting.head
-                return Line(transport, read_answer(head), rest)
+                return Line(transport, read_answer(await waiting.head), waiting)
             except BaseException:
                 transport.abort()
                 raise
@@ -101,8 +109,7 @@ class Dialler:
             told = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}"
             headers.append(("Proxy-Authorization", f"Basic {b64encode(told.encode()).decode()}"))
         transport.write(write_request("CONNECT", target, headers))
-        head, rest = await waiting.head
-        if read_answer(head).status != HTTPStatus.OK or rest:
+        if read_answer(await waiting.head).status != HTTPStatus.OK or waiting.rest:
             raise DialFailed("The HTTP proxy on the way to upstream did not let us through")
 
     async def _connect(self, host: str, port: int, tls: ssl.SSLContext | None) -> "tuple[asyncio.Transport, _Waiting]":
@@ -131,30 +138,31 @@ class Dialler:
 
 
 class _Waiting(asyncio.Protocol):
-    """Waits for the head of an answer. `head` becomes that, and what came behind it."""
+    """Waits for the head of an answer: `head` becomes that, and `rest` is what came behind it."""
 
-    __slots__ = ("_buffer", "_limit", "_transport", "head")
+    __slots__ = ("_limit", "_transport", "head", "rest")
 
     def __init__(self, limit: int) -> None:
-        self.head: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
+        self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._limit = limit
-        self._buffer = b""
+        self.rest = b""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
+        self.rest += data
         if self.head.done():
             return
-        end = self._buffer.find(END)
+        end = self.rest.find(END)
         if end >= 0:
             end += len(END)
             if self._transport is not None:
                 self._transport.pause_reading()
-            self.head.set_result((self._buffer[:end], self._buffer[end:]))
-        elif len(self._buffer) > self._limit:
+            head, self.rest = self.rest[:end], self.rest[end:]
+            self.head.set_result(head)
+        elif len(self.rest) > self._limit:
             self.head.set_exception(DialFailed("The head of upstream's answer is too long"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what it was is nobody's business

@@ -78,16 +78,18 @@ async def cut_off(proxied: Running, *sides: Side) -> None:
 
 
 @asynccontextmanager
-async def raw_upstream() -> AsyncIterator[tuple[str, Callable[[], Awaitable[Side]]]]:
-    """An upstream that accepts every upgrade; yields its URL, and how to get at the next that it accepted."""
+async def raw_upstream(greeting: bytes = b"") -> AsyncIterator[tuple[str, Callable[[], Awaitable[Side]]]]:
+    """An upstream that accepts every upgrade, and sends a greeting behind that; yields its URL, and how to get at the
+    next socket that it accepted.
+    """
     sides: asyncio.Queue[Side] = asyncio.Queue()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         [key] = [line[19:] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: ")]
         answer = b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest())
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
-        writer.write(b"Sec-WebSocket-Accept: " + answer + b"\r\n\r\n")
+        head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        writer.write(head + b"Sec-WebSocket-Accept: " + answer + b"\r\n\r\n" + greeting)
         sides.put_nowait(Side(reader, writer, masked=True))
 
     async with await asyncio.start_server(accept, "localhost", 0, family=socket.AF_INET) as server:
@@ -152,6 +154,24 @@ async def test_what_a_client_sends_before_it_is_accepted_is_not_lost() -> None:
         upstream = await accepted()
         assert b"com.cumulocity.authn" in (await upstream.receive()).payload
         await cut_off(proxied, client, upstream)
+
+
+async def test_much_that_a_client_sends_before_it_is_accepted_is_not_lost() -> None:
+    publish = b'[{"channel":"/service/x","data":"' + b"x" * 50_000 + b'"}]'
+    async with raw_upstream() as (url, accepted), running(url) as proxied:
+        client = await connected(proxied, SHAKE + frame(TEXT, publish, mask=MASK) * 10)
+        upstream = await accepted()
+        assert b"com.cumulocity.authn" in (await upstream.receive()).payload
+        for _ in range(10):
+            assert await upstream.receive() == Frame(TEXT, publish)
+        await cut_off(proxied, client, upstream)
+
+
+async def test_upstream_may_close_in_the_same_breath_as_it_accepts() -> None:
+    async with raw_upstream(close_frame(1013, b"full")) as (url, accepted), running(url) as proxied:
+        client = await connected(proxied)
+        assert await client.receive() == Frame(CLOSE, (1013).to_bytes(2) + b"full")
+        await cut_off(proxied, client, await accepted())
 
 
 async def test_handshake_in_fragments_is_filled_in() -> None:
@@ -251,6 +271,20 @@ async def test_what_a_client_breaks_is_told_by_its_code(sent: bytes, code: int) 
         assert (closing.opcode, int.from_bytes(closing.payload[:2])) == (CLOSE, code)
         told = await upstream.receive()
         assert (told.opcode, int.from_bytes(told.payload[:2])) == (CLOSE, 1001)
+
+
+async def test_client_that_broke_the_protocol_is_heard_no_more_and_told_why() -> None:
+    async with relayed() as (proxied, client, upstream):
+        [relayed_socket] = proxied.proxy._websocket._open_sockets
+        client.send(frame(TEXT, b"[]") + b"x" * 1_000_000)
+        assert (await upstream.receive()).opcode == CLOSE
+        assert (await client.receive()).payload[:2] == (1002).to_bytes(2)
+        client.send(b"x" * 1_000_000)
+        await client.writer.drain()
+        assert len(relayed_socket._reader.release()) <= 1_000_000
+        client.send(b"x" * 1_000_000)
+        await client.writer.drain()
+        assert relayed_socket._reader.release() == b""
 
 
 @pytest.mark.parametrize(
