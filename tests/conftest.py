@@ -30,9 +30,11 @@ Message = dict[str, Any]
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests of the relays run on both event loops that the proxy runs on; others need asyncio's own, or no other."""
-    plain = {"asyncio": asyncio.new_event_loop}
-    return plain | {"uvloop": uvloop.new_event_loop} if item.path.parent.name == "relay" else plain
+    """What carries bytes is tested on both event loops that the proxy runs on, the rest on asyncio's own."""
+    loops = {"asyncio": asyncio.new_event_loop}
+    if item.path.parent.name in {"relay", "upstream"} or item.path.name == "test_app.py":
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,7 @@ async def clock() -> Clock:
     return Clock(asyncio.get_running_loop())
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # uvloop's clock cannot be put forward
 async def test_connect_is_held_for_two_hours_with_a_space_every_ten_minutes(clock: Clock) -> None:
     patient = aiohttp.ClientTimeout(total=None)
     async with Simulator(password=PASSWORD, hold_seconds=7200) as upstream, running(upstream.url) as proxied:
@@ -133,6 +134,7 @@ async def test_connect_is_held_for_two_hours_with_a_space_every_ten_minutes(cloc
     assert (reply["id"], reply["successful"]) == ("7", True)
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_connect_is_held_for_two_hours_in_silence(clock: Clock) -> None:
     """CometD's own server sends no spaces, nor even its headers, while it holds a connect."""
     let_go = asyncio.Event()
