@@ -34,6 +34,8 @@ class TrustedProxies:
         return peer, secure
 
     def _trusts(self, address: str) -> bool:
+        if not self._networks:
+            return False
         try:
             parsed = ip_address(address)
         except ValueError:
