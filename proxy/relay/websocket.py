@@ -89,9 +89,9 @@ class WebSocketRelay:
         if client is None or client.is_closing():
             line.transport.abort()
             raise ConnectionResetError
-        self._carriage.metrics.upgrade("accepted", "ok")
         socket = _Socket(self._carriage, self._open_sockets, credential, endpoint)
         client.write(self._accepting(head, line))
+        self._carriage.metrics.upgrade("accepted", "ok")
         early = _EarlyBytes()
         request.protocol.set_parser(early)  # type: ignore[arg-type]  # gives what came behind the upgrade
         client.set_protocol(socket.client)
@@ -429,12 +429,16 @@ class _Leg(asyncio.BaseProtocol):
 
     def send(self, opcode: int, payload: bytes) -> None:
         """Send a frame of our own."""
-        raise NotImplementedError
+        self.write(frame(opcode, payload, mask=self.new_mask()))
+
+    def new_mask(self) -> bytes:
+        """What a frame is masked with on its way to this side: nothing, but to upstream."""
+        return b""
 
     def close(self, code: int, text: bytes, *, can_speak: bool = True) -> None:
         """Say why it ends; what comes after that is read for a close frame only."""
         if can_speak:
-            self.write(self._closing(code, text))
+            self.write(close_frame(code, text, mask=self.new_mask()))
         self.is_silent = True
         if can_speak:
             self.let_come()
@@ -454,9 +458,6 @@ class _Leg(asyncio.BaseProtocol):
     def hang_up(self) -> None:
         """End the connection once what was sent is out: both close frames have crossed."""
         self.transport.close()
-
-    def _closing(self, code: int, text: bytes) -> bytes:
-        raise NotImplementedError
 
     def pause_writing(self) -> None:
         """Backpressure: who does not take what is sent makes the other side wait."""
@@ -483,12 +484,6 @@ class _ClientLeg(_Leg, asyncio.Protocol):
         if not self.is_deaf:
             self._socket.climb(data)
 
-    def send(self, opcode: int, payload: bytes) -> None:
-        self.write(frame(opcode, payload))
-
-    def _closing(self, code: int, text: bytes) -> bytes:
-        return close_frame(code, text)
-
 
 class _UpstreamLeg(_Leg, asyncio.BufferedProtocol):
     """Reads no more at a time than a client that does not read may make us hold."""
@@ -508,11 +503,13 @@ class _UpstreamLeg(_Leg, asyncio.BufferedProtocol):
         if not self.is_deaf:
             self._socket.descend(data)
 
-    def send(self, opcode: int, payload: bytes) -> None:
-        self.write(frame(opcode, payload, mask=_new_mask()))
-
-    def _closing(self, code: int, text: bytes) -> bytes:
-        return close_frame(code, text, mask=_new_mask())
+    def new_mask(self) -> bytes:
+        """Four bytes that nobody can foretell (RFC 6455, 5.3); drawn in bulk."""
+        if not _masks:
+            _masks[:] = os.urandom(4096)
+        mask = bytes(_masks[-4:])
+        del _masks[-4:]
+        return mask
 
 
 class _EarlyBytes:
@@ -531,15 +528,6 @@ class _EarlyBytes:
 
 _read_buffer: Final = memoryview(bytearray(_READ_BYTES))  # one for all: what is read is taken out in the same turn
 _masks: Final = bytearray()
-
-
-def _new_mask() -> bytes:
-    """Four bytes that nobody can foretell (RFC 6455, 5.3); drawn in bulk."""
-    if not _masks:
-        _masks[:] = os.urandom(4096)
-    mask = bytes(_masks[-4:])
-    del _masks[-4:]
-    return mask
 
 
 def _as_ended(problem: Exception, side: Side) -> Exception:
