@@ -6,10 +6,12 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
@@ -58,6 +60,27 @@ class _OneCredentialEach(aiohttp.ClientRequest):
         return super().connection_key._replace(proxy_headers_hash=hash(carried))
 
 
+class _OneAnswerEach(ResponseHandler):
+    """A pooled connection that is thrown away when something comes that nobody asked for: aiohttp would keep it, and
+    give it to whoever asks next.
+    """
+
+    _is_asked = False
+
+    def set_response_params(self, **params: Any) -> None:
+        self._is_asked = True
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        if data and not self._is_asked:
+            self.force_close()
+            self.abort()
+            return
+        super().data_received(data)
+        if self._payload is not None and self._payload.is_eof():
+            self._is_asked = False
+
+
 class Upstream:
     """The way to Cumulocity at `url`, used as an asynchronous context manager.
 
@@ -86,8 +109,12 @@ class Upstream:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._tls)
+        connector._factory = partial(  # type: ignore[assignment]  # noqa: SLF001 - no public way
+            _OneAnswerEach, loop=asyncio.get_running_loop()
+        )
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, connect=self._open_seconds, sock_read=self._idle_seconds),

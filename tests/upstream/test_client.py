@@ -55,6 +55,34 @@ async def test_pooled_connection_serves_one_credential_only(
     assert first != second
 
 
+async def test_answer_that_nobody_asked_for_is_given_to_nobody() -> None:
+    """aiohttp would keep it, and give it to the next request of whoever shares the connection."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 3\r\n\r\n[%d]"
+    answered, over = asyncio.Event(), asyncio.Event()
+    number = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal number
+        number += 1
+        await reader.readuntil(b"[]")
+        writer.write(answer % number)
+        await answered.wait()
+        if number == 1:
+            writer.write(answer % 0)
+            assert await reader.read() == b""
+            over.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "localhost", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with running(f"http://localhost:{port}") as proxied:
+            for expected in (1, 2):
+                async with proxied.post([]) as response:
+                    assert await response.json() == [expected]
+                answered.set()
+                await asyncio.wait_for(over.wait(), 5)  # the surplus ended the connection
+
+
 @asynccontextmanager
 async def forward_proxy() -> AsyncIterator[tuple[str, list[bytes]]]:
     """An HTTP proxy that tunnels by CONNECT; yields its URL and the request lines it was given."""
