@@ -50,6 +50,9 @@ def _run(config: Config) -> int:
 def _serve(serving: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     # A core dump of this process would hold keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A client takes two descriptors; when they run out, probes go unanswered, too.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # What is here now stays: looking through it for cycles again and again took a seventh of the time of a relay.
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -66,6 +67,15 @@ async def test_platform_environment_is_configuration_enough_and_sigterm_ends_in_
         _, errors = await asyncio.wait_for(process.communicate(), 25)
     assert process.returncode == 0
     assert PASSWORD not in errors.decode()
+
+
+async def test_it_may_open_as_many_files_as_the_system_lets_it(upstream: Simulator) -> None:
+    environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": upstream.url}
+    async with serving(environment) as (process, _):
+        soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 25) == 0
 
 
 async def test_second_signal_changes_nothing(upstream: Simulator) -> None:

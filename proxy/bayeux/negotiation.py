@@ -31,6 +31,9 @@ FIELDS: Final = ("token", "tfa", "xsrfToken")
 UNITS: Final = "systemOfUnits"  # stands beside the authn object in ext, not inside it
 SYSTEMS_OF_UNITS: Final = ("imperial", "metric")
 
+REDACTED: Final = b"***"
+_MOST_PENDING: Final = 8
+
 Verdict = Literal["accepted", "rejected", "unanswered", "refused"]
 RejectedReason = Literal["denied", "unknown_client", "other"]
 UnansweredReason = Literal["client_gone", "upstream_gone", "timeout", "drained"]
@@ -154,7 +157,7 @@ class Negotiation(Generic[C]):
                 _strip_authn(message)
                 going_up.append(message)
                 continue
-            verdict = self._fill(message)
+            verdict = self._fill(message) if len(self._pending) < _MOST_PENDING else self._too_many()
             if isinstance(verdict, Refusal):
                 refused.append(verdict.reply(message))
                 outcomes.append(Outcome("refused", verdict.reason, 0.0))
@@ -165,6 +168,7 @@ class Negotiation(Generic[C]):
 
     def from_upstream(self, payload: bytes, now: float) -> Down:
         """Observe a payload that upstream sent while an answer was awaited. Never raises."""
+        payload = self.redacted(payload)
         batch = read(payload)
         if batch is None:
             return Down(payload, ())
@@ -194,6 +198,19 @@ class Negotiation(Generic[C]):
         drained = list(self._pending)
         self._pending.clear()
         return drained
+
+    def _too_many(self) -> Refusal:
+        """Each would be a login attempt, and be bigger than what the client sent."""
+        text = f"More than {_MOST_PENDING} handshakes wait for their answers on this connection"
+        return Refusal("limit", text, self._retry_ms)
+
+    def redacted(self, payload: bytes) -> bytes:
+        """A payload without the values of our authn: the platform quotes a token that it does not like."""
+        values = (self.credential.authn() or {}).values() if self.credential is not None else ()
+        for value in values:
+            for written in {value.encode(), value.replace("/", "\\/").encode()}:
+                payload = payload.replace(written, REDACTED)
+        return payload
 
     def _fill(self, handshake: Message) -> bool | Refusal:
         """Put the authn object into a handshake; returns whether it is ours, or why it must not go up."""

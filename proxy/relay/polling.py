@@ -167,11 +167,12 @@ class _Poll:
         Only a 200 is read by clients, so an answer with any other status crosses as it is.
         """
         joiner = Joiner(replies) if replies and answer.status == HTTPStatus.OK else None
-        rewritten = self._negotiation.pending or joiner is not None
+        held = self._negotiation.pending or answer.status != HTTPStatus.OK
+        rewritten = held or joiner is not None
         response = await self._start(answer.status, answer.headers, None if rewritten else answer.length)
         size = 0
         try:
-            async for chunk in self._observed(answer) if self._negotiation.pending else answer.chunks:
+            async for chunk in self._observed(answer) if held else answer.chunks:
                 size += len(chunk)
                 self._flowing = self._flowing or not chunk.isspace()
                 if down := joiner.feed(chunk) if joiner else chunk:
@@ -185,7 +186,9 @@ class _Poll:
         return response
 
     async def _observed(self, answer: Answer) -> AsyncIterator[bytes]:
-        """A body with the answer to a handshake in it: held until it is whole, but for the space in front."""
+        """A body with the answer to a handshake in it, or with words about a status, which may quote our credential:
+        held until it is whole, but for the space in front.
+        """
         held = bytearray()
         async for chunk in answer.chunks:
             if not held and chunk.isspace():

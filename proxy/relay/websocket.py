@@ -347,7 +347,9 @@ class _Socket:
         if self._is_over:
             return
         for leg in (self.client, self.upstream):
-            if leg.is_asked and leg.is_quiet:
+            if self.other(leg).is_full:  # then it is not read, and its pong would not be seen
+                leg.is_asked = leg.is_quiet = False
+            elif leg.is_asked and leg.is_quiet:
                 leg.transport.abort()
             elif leg.is_quiet and not leg.is_full and (leg is self.upstream or self._walk.is_at_frame):
                 leg.is_asked = True

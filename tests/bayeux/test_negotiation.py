@@ -697,3 +697,22 @@ def test_batch_is_a_list() -> None:
     """Replies are a batch of their own, so that one writer serves all payloads."""
     replies: Batch = negotiation_with(OPEN).from_client(handshake(), 0.0).replies
     assert encode(replies).startswith(b"[{")
+
+
+def test_no_more_than_eight_handshakes_wait_for_their_answers() -> None:
+    negotiation = Negotiation(JWT)
+    up = negotiation.from_client(b"[" + b",".join([b'{"channel":"/meta/handshake"}'] * 20) + b"]", 1.0)
+    assert len(up.batch) == 8
+    assert [(outcome.verdict, outcome.reason) for outcome in up.outcomes] == [("refused", "limit")] * 12
+    assert len(up.replies) == 12
+    negotiation.from_upstream(b'[{"channel":"/meta/handshake","successful":true}]', 2.0)
+    assert len(negotiation.from_client(b'{"channel":"/meta/handshake"}', 3.0).batch) == 1
+
+
+@pytest.mark.parametrize("quoted", ["to/k.e.n", r"to\/k.e.n"], ids=["as it is", "escaped"])
+def test_token_that_upstream_quotes_is_redacted(quoted: str) -> None:
+    negotiation = Negotiation(Jwt("to/k.e.n"))
+    negotiation.from_client(b'{"channel":"/meta/handshake"}', 1.0)
+    down = negotiation.from_upstream(b'[{"channel":"/meta/handshake","error":"403::%b"}]' % quoted.encode(), 2.0)
+    assert down.payload == b'[{"channel":"/meta/handshake","error":"403::***"}]'
+    assert [outcome.reason for outcome in down.outcomes] == ["denied"]

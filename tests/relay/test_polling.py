@@ -236,6 +236,21 @@ async def test_stored_value_is_not_offered_again_after_a_401_to_anything(upstrea
         assert proxied.handshakes("long-polling") == {("refused", "cooldown"): 1}
 
 
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("status", [200, 401])
+async def test_token_that_upstream_quotes_does_not_come_down(scripted: Scripted, status: int) -> None:
+    async def quoting(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        error = f"403::Token '{TOKEN}' unknown"
+        answer = msgspec.json.encode([{"channel": "/meta/handshake", "successful": False, "error": error}])
+        return web.Response(status=status, body=answer, content_type="application/json")
+
+    server = await scripted(quoting)
+    async with running(str(server.make_url(""))) as proxied, proxied.post([handshake()]) as response:
+        assert response.status == status
+        assert (await answers(response))[0]["error"] == "403::Token '***' unknown"
+
+
 async def test_redirect_is_not_followed(scripted: Scripted) -> None:
     paths = []
 
