@@ -31,7 +31,7 @@ FIELDS: Final = ("token", "tfa", "xsrfToken")
 UNITS: Final = "systemOfUnits"  # stands beside the authn object in ext, not inside it
 SYSTEMS_OF_UNITS: Final = ("imperial", "metric")
 
-REDACTED: Final = b"***"
+_REDACTED: Final = b"***"
 _MOST_PENDING: Final = 8
 
 Verdict = Literal["accepted", "rejected", "unanswered", "refused"]
@@ -168,7 +168,7 @@ class Negotiation(Generic[C]):
 
     def from_upstream(self, payload: bytes, now: float) -> Down:
         """Observe a payload that upstream sent while an answer was awaited. Never raises."""
-        payload = self.redacted(payload)
+        payload = self._redacted(payload)
         batch = read(payload)
         if batch is None:
             return Down(payload, ())
@@ -204,12 +204,12 @@ class Negotiation(Generic[C]):
         text = f"More than {_MOST_PENDING} handshakes wait for their answers on this connection"
         return Refusal("limit", text, self._retry_ms)
 
-    def redacted(self, payload: bytes) -> bytes:
+    def _redacted(self, payload: bytes) -> bytes:
         """A payload without the values of our authn: the platform quotes a token that it does not like."""
         values = (self.credential.authn() or {}).values() if self.credential is not None else ()
         for value in values:
             for written in {value.encode(), value.replace("/", "\\/").encode()}:
-                payload = payload.replace(written, REDACTED)
+                payload = payload.replace(written, _REDACTED)
         return payload
 
     def _fill(self, handshake: Message) -> bool | Refusal:

@@ -164,7 +164,7 @@ class _Poll:
     async def _stream(self, answer: Answer, replies: Batch) -> StreamResponse:
         """Send upstream's answer down as it comes; our own replies, where there are any, in front.
 
-        Only a 200 is read by clients, so an answer with any other status crosses as it is.
+        Only a 200 is read by clients, so our replies stand in front of no other status.
         """
         joiner = Joiner(replies) if replies and answer.status == HTTPStatus.OK else None
         held = self._negotiation.pending or answer.status != HTTPStatus.OK

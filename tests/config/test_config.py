@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 import trustme
 from hypothesis import HealthCheck, given, settings
@@ -198,6 +199,14 @@ def test_configuration_is_frozen() -> None:
     config = load(None, PLATFORM)
     with pytest.raises(ValidationError):
         config.listen.port = 1  # type: ignore[misc] # that it is frozen is the claim
+
+
+def test_schema_states_bounds_in_words_that_editors_know() -> None:
+    properties = msgspec.json.decode(schema())["$defs"]
+    port = properties["Listen"]["properties"]["port"]
+    assert (port["minimum"], port["maximum"]) == (0, 65535)
+    assert properties["LimitSettings"]["properties"]["head_bytes"]["exclusiveMinimum"] == 0
+    assert not [word for word in ("ge", "gt", "le", "lt") if f'"{word}":' in schema()]
 
 
 def test_schema_describes_every_key() -> None:
