@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
 from typing import Final, Self
@@ -26,8 +26,10 @@ from proxy.operations.admin import admin_application
 from proxy.operations.live import Live
 from proxy.operations.metrics import Metrics
 from proxy.relay.carriage import Carriage
-from proxy.relay.front import Front, Listener, Page
+from proxy.relay.door import Listener
+from proxy.relay.front import Front
 from proxy.relay.handshakes import Handshakes
+from proxy.relay.pages import Page, Pages
 from proxy.relay.polling import PollingRelay
 from proxy.relay.websocket import WebSocketRelay
 from proxy.upstream.client import Upstream
@@ -36,7 +38,13 @@ from proxy.upstream.client import Upstream
 log = logging.getLogger(__name__)
 
 _CUT_OFF_SECONDS: Final = 2.0
-"""How long connections that outlived the drain get to end once they are cancelled."""
+"""How long requests to the admin listener, and for pages, get to end once they are cancelled."""
+
+_TLS_SECONDS: Final = 10.0
+"""How long a client may take over the TLS handshake at most."""
+
+_BACKLOG: Final = 1024
+"""How many connections may wait to be accepted: a fleet of clients comes back at once."""
 
 
 class CannotListen(Exception):
@@ -68,13 +76,14 @@ class Proxy:
             max_head_bytes=config.limits.head_bytes,
         )
         self._limits = _limits(config)
-        self._front = self._wire({} if pages is None else pages)
+        self._pages = Pages({} if pages is None else pages)
+        self._listener = self._wire()
         self._started = False
         self._closing = AsyncExitStack()
         self.public_port = config.listen.port
         self.admin_port = config.admin.port
 
-    def _wire(self, pages: Mapping[str, Page]) -> Front:
+    def _wire(self) -> Listener:
         config = self._config
         carriage = Carriage(
             Handshakes(
@@ -93,32 +102,31 @@ class Proxy:
             self.metrics,
             self._live,
         )
-        self._websocket = WebSocketRelay(carriage)
-        return Front(
+        front = Front(
             gate=Gate(
                 listening_on=config.listen.host,
                 hosts=config.gate.hosts,
                 origins=config.gate.origins,
                 relayed_cookies=config.upstream.relayed_cookies,
             ),
-            websocket=self._websocket,
-            polling=PollingRelay(carriage, smartrest=config.handshake.smartrest),
             metrics=self.metrics,
             trusted_proxies=TrustedProxies(map(ip_network, config.gate.trusted_proxies)),
-            pages=pages,
+            pages=self._pages.paths,
+        )
+        self._websockets = WebSocketRelay(carriage)
+        self._polling = PollingRelay(carriage, smartrest=config.handshake.smartrest)
+        return Listener(
+            front, self._limits, websockets=self._websockets, polling=self._polling, pages=self._pages.protocol
         )
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opened:
-            await opened.enter_async_context(self._upstream)
             # Admin first: probes can be answered while the rest is not there yet.
-            self.admin_port = await self._listen(opened, self._admin_runner(), "admin", None)
-            listener = web.ServerRunner(
-                Listener(self._front.handle, self._limits, elsewhere=self._websocket.__len__),
-                shutdown_timeout=_CUT_OFF_SECONDS,
-            )
-            opened.callback(self._websocket.close)
-            self.public_port = await self._listen(opened, listener, "listen", _listener_tls(self._config))
+            self.admin_port = await self._listen("admin", opened, self._serve_admin)
+            for room in (self._upstream, self._websockets, self._polling, self._listener):
+                opened.callback(room.close)
+            opened.push_async_callback(self._pages.shutdown, _CUT_OFF_SECONDS)
+            self.public_port = await self._listen("listen", opened, self._serve_clients)
             self._closing = opened.pop_all()
         self._started = True
         self._source.is_usable()  # says in the log what is wrong with stored values, before the first client does
@@ -135,10 +143,6 @@ class Proxy:
         if left:
             log.warning("%d connections did not leave in time and are cut off", left)
 
-    def _admin_runner(self) -> web.AppRunner:
-        application = admin_application(self.metrics.registry, is_started=lambda: self._started, unready=self._unready)
-        return web.AppRunner(application, access_log=None, shutdown_timeout=_CUT_OFF_SECONDS)
-
     def _unready(self) -> str | None:
         """Why we cannot serve, or None."""
         if self._live.draining:
@@ -147,19 +151,37 @@ class Proxy:
             return "starting"
         return None if self._source.is_usable() else "no usable credential: see the log"
 
+    async def _serve_admin(self, opened: AsyncExitStack) -> int:
+        settings = self._config.admin
+        application = admin_application(self.metrics.registry, is_started=lambda: self._started, unready=self._unready)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_CUT_OFF_SECONDS)
+        await runner.setup()
+        opened.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, settings.host, settings.port).start()
+        port: int = runner.addresses[0][1]
+        return port
+
+    async def _serve_clients(self, opened: AsyncExitStack) -> int:
+        settings, tls = self._config.listen, _listener_tls(self._config)
+        server = await asyncio.get_running_loop().create_server(
+            self._listener,
+            settings.host,
+            settings.port,
+            ssl=tls,
+            ssl_handshake_timeout=min(self._limits.idle_seconds, _TLS_SECONDS) if tls else None,
+            backlog=_BACKLOG,
+        )
+        opened.callback(server.close)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
+
     async def _listen(
-        self,
-        opened: AsyncExitStack,
-        runner: web.AppRunner | web.ServerRunner,
-        section: str,
-        tls: ssl.SSLContext | None,
+        self, section: str, opened: AsyncExitStack, serve: Callable[[AsyncExitStack], Awaitable[int]]
     ) -> int:
         """Open a listener; returns its port. Raises CannotListen."""
         settings = getattr(self._config, section)
-        await runner.setup()
-        opened.push_async_callback(runner.cleanup)
         try:
-            await web.TCPSite(runner, settings.host, settings.port, ssl_context=tls).start()
+            port = await serve(opened)
         except OSError as error:
             is_name = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
             key, remedy = ("host", "an address of this machine") if is_name else ("port", "a free one")
@@ -167,11 +189,10 @@ class Proxy:
             raise CannotListen(
                 f"{section}.{key}: cannot listen on {settings.host}:{settings.port}: {reason}; choose {remedy}"
             ) from None
-        port: int = runner.addresses[0][1]
         log.info(
             "%s listener on %s://%s:%d",
             "public" if section == "listen" else section,
-            "https" if tls else "http",
+            "https" if section == "listen" and self._config.listen.tls.certificate_file else "http",
             settings.host,
             port,
         )

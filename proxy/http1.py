@@ -1,13 +1,14 @@
-"""Heads of HTTP/1.1 messages (RFC 9112), read from bytes and written to them. PURE.
+"""Messages of HTTP/1.1 (RFC 9112), read from bytes and written to them. PURE.
 
 A head is read when it is whole, by llhttp in its strict mode: no folded lines, no bare line feeds, no second length, no
-length beside chunks. So nothing here can be read in two ways.
+length beside chunks. A body is as long as its head says, in one of three ways. So nothing here can be read in two ways.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Literal
 
 import httptools
 
@@ -15,13 +16,24 @@ import httptools
 END: Final = b"\r\n\r\n"
 """What a head ends with."""
 
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
 Headers = tuple[tuple[str, str], ...]
 
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
+_LENGTH: Final = re.compile(r"[0-9]{1,15}")
+_CHUNK_HEAD: Final = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[\t -~]*)?\r\n")
+_CHUNK_LINE_LIMIT: Final = 256
+_TRAILERS_LIMIT: Final = 8192
+_BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 class MalformedHead(ValueError):
     """Bytes that are no head. The text quotes nothing of them."""
+
+
+class MalformedBody(ValueError):
+    """Bytes that are no body. The text quotes nothing of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +45,33 @@ class RequestHead:
     version: str
     headers: Headers = field(repr=False)  # they hold credentials
 
+    def body(self) -> "Sized | Chunked":
+        """A reader for the body of one such request. Raises MalformedHead."""
+        length, is_chunked = _framing(self.headers, self.version)
+        return Chunked() if is_chunked else Sized(length or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
     """Status and headers (names as they were sent) of an answer."""
 
     status: int
+    version: str
     headers: Headers = field(repr=False)
+
+    def body(self) -> "Sized | Chunked | Unbounded":
+        """A reader for the body of one such answer to a POST. Raises MalformedHead."""
+        length, is_chunked = _framing(self.headers, self.version)
+        if self.status in _BODILESS:
+            return Sized(0)
+        if is_chunked:
+            return Chunked()
+        return Unbounded() if length is None else Sized(length)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the connection ends with this answer."""
+        return self.version == "1.0" or "close" in tokens(self.headers, "connection")
 
     def value(self, name: str) -> str | None:
         """The first value of a header, whatever the case of its name."""
@@ -63,9 +95,10 @@ def read_answer(head: bytes) -> AnswerHead:
     seen = _Seen()
     parser = httptools.HttpResponseParser(seen)
     _feed(parser, head)
-    if not seen.is_whole or parser.get_http_version() not in _VERSIONS:
+    version = parser.get_http_version()
+    if not seen.is_whole or version not in _VERSIONS:
         raise MalformedHead("the answer is none of HTTP/1.1")
-    return AnswerHead(parser.get_status_code(), tuple(seen.headers))
+    return AnswerHead(parser.get_status_code(), version, tuple(seen.headers))
 
 
 def write_request(method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
@@ -75,7 +108,111 @@ def write_request(method: str, target: str, headers: Iterable[tuple[str, str]]) 
 
 def write_answer(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
     """The head of an answer."""
-    return _head(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", headers)
+    return _head(f"HTTP/1.1 {status} {_PHRASES.get(status, '')}", headers)
+
+
+def tokens(headers: Iterable[tuple[str, str]], name: str) -> set[str]:
+    """The members of a header that is a list, in lower case; `name` is in lower case, too."""
+    values = [value for known, value in headers if known.lower() == name]
+    return {token.strip().lower() for token in ",".join(values).split(",")}
+
+
+class Sized:
+    """A body whose length was told.
+
+    As with each reader of a body, `length` is its length in bytes where that is known from the start, `is_over` tells
+    that it has ended, and `rest` is what came behind it.
+    """
+
+    __slots__ = ("_left", "length", "rest")
+
+    def __init__(self, length: int) -> None:
+        self.length = self._left = length
+        self.rest = b""
+
+    @property
+    def is_over(self) -> bool:
+        return not self._left
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes; returns those of them that belong to the body."""
+        if len(data) > self._left:
+            data, self.rest = data[: self._left], data[self._left :]
+        self._left -= len(data)
+        return data
+
+
+class Unbounded:
+    """A body that ends with the connection."""
+
+    length: Final = None
+    is_over: Final = False
+    rest: Final = b""
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+
+class Chunked:
+    """A body in chunks (RFC 9112, 7.1). What stands beside their sizes, and trailers, are dropped."""
+
+    __slots__ = ("_dropped", "_held", "_left", "_state", "is_over", "rest")
+
+    length: Final = None
+
+    def __init__(self) -> None:
+        self._state: Literal["head", "data", "end", "trailers"] = "head"
+        self._left = 0  # bytes of the current chunk that are still to come
+        self._held = b""  # a piece of a line
+        self._dropped = 0  # bytes of trailers
+        self.is_over = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes; returns those of them that belong to the body. Raises MalformedBody."""
+        body: list[bytes] = []
+        data, self._held = self._held + data, b""
+        while data and not self.is_over:
+            if self._state == "data":
+                body.append(data[: self._left])
+                data, self._left = data[self._left :], self._left - len(body[-1])
+                if not self._left:
+                    self._state = "end"
+                continue
+            line, found, rest = data.partition(b"\n")
+            if not found:
+                if len(data) > _CHUNK_LINE_LIMIT:
+                    raise MalformedBody("a line between chunks is too long")
+                self._held = data
+                break
+            data = rest
+            self._between(line + found)
+        if self.is_over:
+            self.rest = data
+        return b"".join(body)
+
+    def _between(self, line: bytes) -> None:
+        """Take a line that is no part of the body."""
+        if self._state == "head":
+            size = _CHUNK_HEAD.fullmatch(line)
+            if size is None or len(line) > _CHUNK_LINE_LIMIT:
+                raise MalformedBody("the size of a chunk is none")
+            self._left = int(size[1], 16)
+            self._state = "data" if self._left else "trailers"
+        elif not line.endswith(b"\r\n") or b"\r" in line[:-2]:
+            raise MalformedBody("a line between chunks does not end as it must")
+        elif line == b"\r\n":
+            self.is_over = self._state == "trailers"
+            self._state = "head"
+        else:
+            self._dropped += len(line)
+            if self._state == "end" or self._dropped > _TRAILERS_LIMIT:
+                raise MalformedBody("a chunk is longer than it said, or too much follows the last")
+
+
+def chunk(data: bytes) -> bytes:
+    """Some bytes, at least one, as a chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class _Seen:
@@ -107,8 +244,25 @@ def _feed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, he
         raise MalformedHead("the head is none of HTTP/1.1") from None
 
 
+def _framing(headers: Headers, version: str) -> tuple[int | None, bool]:
+    """The length that a head tells, and whether the body comes in chunks. Raises MalformedHead."""
+    lengths = [value for name, value in headers if name.lower() == "content-length"]
+    codings = [value for name, value in headers if name.lower() == "transfer-encoding"]
+    if codings:
+        if lengths or version == "1.0" or [coding.lower() for coding in codings] != ["chunked"]:
+            raise MalformedHead("the body is in a transfer coding that is not understood here")
+        return None, True
+    if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
+        raise MalformedHead("the length of the body is none")
+    return (int(lengths[0]) if lengths else None), False
+
+
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+
+
 def _head(line: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    lines = [line, *(f"{name}: {value}" for name, value in headers)]
-    if any("\r" in text or "\n" in text for text in lines):
+    lines = [line, *[f"{name}: {value}" for name, value in headers], "", ""]
+    head = "\r\n".join(lines)
+    if head.count("\r") != len(lines) - 1 or head.count("\n") != len(lines) - 1:
         raise MalformedHead("a header to be sent has more than one line")
-    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
+    return head.encode("utf-8", "surrogateescape")

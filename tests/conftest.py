@@ -17,7 +17,7 @@ from hypothesis import settings
 from proxy.app import Proxy
 from proxy.config import PREFIX, load
 from proxy.demo.simulator import Simulator
-from proxy.relay.front import Page
+from proxy.relay.pages import Page
 
 
 settings.register_profile("house", derandomize=True, deadline=None)

@@ -21,7 +21,7 @@ class CookieSource:
     def is_usable(self) -> bool:
         return True
 
-    async def obtain(self, head: Head, endpoint: str) -> Credential:  # noqa: ARG002 - a cookie is good for all
+    def obtain(self, head: Head, endpoint: str) -> Credential:  # noqa: ARG002 - a cookie is good for all
         """Raises NoCredential, also when there are two of what must be one."""
         try:
             token = head.cookie(AUTHORIZATION_COOKIE)

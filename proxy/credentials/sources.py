@@ -35,7 +35,7 @@ class CredentialSource(Protocol):
         """Whether this source could serve a client that brings what it must."""
         ...
 
-    async def obtain(self, head: Head, endpoint: str) -> Credential:
+    def obtain(self, head: Head, endpoint: str) -> Credential:
         """The credential for one upstream connection, chosen before it is dialled. Raises NoCredential."""
         ...
 

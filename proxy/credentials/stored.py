@@ -187,7 +187,7 @@ class StoredSource:
         self._look()
         return self._credential is not None
 
-    async def obtain(self, head: Head, endpoint: str) -> Credential:  # noqa: ARG002 - one credential for all clients
+    def obtain(self, head: Head, endpoint: str) -> Credential:  # noqa: ARG002 - one credential for all clients
         """Raises NoCredential, and CoolingDown as one kind of it."""
         self._look()
         if self._credential is None:

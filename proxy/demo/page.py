@@ -8,7 +8,7 @@ import msgspec
 from aiohttp.web import Response
 
 from proxy.operations.metrics import Metrics
-from proxy.relay.front import Page
+from proxy.relay.pages import Page
 
 
 OUTCOMES_PATH: Final = "/demo/outcomes"

@@ -15,7 +15,7 @@ from proxy.config import Config, load
 from proxy.demo.feed import feed
 from proxy.demo.page import OUTCOMES_PATH, demo_page, outcomes_of
 from proxy.demo.simulator import Simulator
-from proxy.relay.front import Page
+from proxy.relay.pages import Page
 
 
 PUBLIC_PORT: Final = 8080

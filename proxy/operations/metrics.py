@@ -1,6 +1,7 @@
 """The instruments, and nothing else. Names and labels are public API; docs/metrics.md describes each."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import product
 from typing import Final, Literal, get_args
 
@@ -59,12 +60,16 @@ class Metrics:
         self._upgrades = self._counter(
             "upgrades", "WebSocket openings, also those refused before any handshake.", "outcome", "reason"
         )
-        self._connections = Gauge(
+        self.connected = dict.fromkeys(get_args(Transport), 0)
+        """How many connections are open by transport. A plain number: it changes with every POST."""
+        connections = Gauge(
             f"{_PREFIX}connections",
             "Open WebSockets, and POSTs being answered.",
             ["transport"],
             registry=self.registry,
         )
+        for transport in self.connected:
+            connections.labels(transport).set_function(partial(self.connected.__getitem__, transport))
         self._crossed = _Crossed()
         self.registry.register(self._crossed)
         self._reloads = self._counter("credential_reloads", "Attempts to load a stored credential.", "source", "result")
@@ -101,10 +106,6 @@ class Metrics:
         """Have `count` called before numbers are read: a relay brings in then what it counted by itself."""
         self._crossed.bring_in.append(count)
 
-    def connections(self, transport: Transport) -> Gauge:
-        """The gauge of open connections of one transport."""
-        return self._connections.labels(transport)
-
     def credential_loaded(self, well: bool) -> None:  # noqa: FBT001 - the one thing it tells
         """Record an attempt to load the stored credential."""
         self._reloads.labels(self._source, "ok" if well else "failed").inc()
@@ -117,7 +118,6 @@ class Metrics:
                 for reason in reasons:
                     self._handshakes.labels(transport, self._source, verdict, reason)
             self._seconds.labels(transport)
-            self._connections.labels(transport)
         for outcome, reasons in UPGRADE_REASONS.items():
             for reason in reasons:
                 self._upgrades.labels(outcome, reason)

@@ -13,7 +13,9 @@ from proxy.bayeux.negotiation import UnansweredReason
 from proxy.credentials.sources import CoolingDown, NoCredential
 from proxy.gate.admission import NotAdmitted
 from proxy.head import AmbiguousHeader
-from proxy.upstream.client import UpgradeRejected, UpstreamUnavailable
+from proxy.http1 import MalformedBody, MalformedHead
+from proxy.upstream.client import UpgradeRejected
+from proxy.upstream.posts import UpstreamUnavailable
 
 
 class BadRequest(Exception):
@@ -94,7 +96,7 @@ def http_failure(error: Exception) -> HttpFailure | None:  # noqa: C901, PLR0911
             return HttpFailure(503, "cooldown", text, {"Retry-After": str(math.ceil(error.seconds))})
         case NoCredential():
             return HttpFailure(401, "no_credential", text)
-        case MalformedBatch() | AmbiguousHeader():
+        case MalformedBatch() | MalformedBody() | MalformedHead() | AmbiguousHeader():
             return HttpFailure(400, "malformed", f"Malformed request: {text}")
         case ConnectionError():
             return HttpFailure(400, "client_gone", "The client is gone")

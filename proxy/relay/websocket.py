@@ -11,16 +11,16 @@ import logging
 import os
 from base64 import b64decode
 from collections.abc import Sequence
-from typing import Final, NoReturn, cast
-
-from aiohttp.web import BaseRequest
+from typing import Final, cast
 
 from proxy.bayeux.messages import encode
 from proxy.bayeux.negotiation import Negotiation, Outcome
 from proxy.credentials.kinds import Credential
+from proxy.deadlines import Deadlines
 from proxy.head import Head
 from proxy.http1 import write_answer
 from proxy.relay.carriage import Carriage, now
+from proxy.relay.door import Door
 from proxy.relay.failures import (
     FAULT,
     BadRequest,
@@ -47,6 +47,7 @@ from proxy.relay.frames import (
     close_frame,
     frame,
 )
+from proxy.relay.front import Request
 from proxy.upstream.dialling import Line
 
 
@@ -67,45 +68,43 @@ class WebSocketRelay:
 
     def __init__(self, carriage: Carriage) -> None:
         self._carriage = carriage
-        self._open_sockets: set[_Socket] = set()
+        self.sockets: set[_Socket] = set()
+        self.patience = Deadlines(carriage.limits.handshake_seconds, _Socket.is_kept_waiting)
+        self.closing = Deadlines(CLOSE_SECONDS, _Socket.cut_off)
         self._next_beat: asyncio.TimerHandle | None = None
         carriage.metrics.before_collecting(self._count)
 
     def __len__(self) -> int:
-        return len(self._open_sockets)
+        return len(self.sockets)
 
-    async def handle(self, request: BaseRequest, head: Head, endpoint: str) -> NoReturn:
-        """Open one WebSocket, take its connection out of aiohttp's hands, and end the task of the request.
+    async def open(self, door: Door, request: Request) -> None:
+        """Open one WebSocket and take the door's connection over.
 
-        Raises what `failures.http_failure` knows while an HTTP status can still be answered; once the client is
-        accepted, every ending is a close code.
+        While an HTTP status can still be answered, a failure is one; once the client is accepted, every ending is a
+        close code.
         """
         try:
-            line, credential = await self._dial(head, endpoint)
+            line, credential = await self._dial(request.head, request.endpoint)
         except asyncio.CancelledError:
             self._carriage.metrics.upgrade("unanswered", "client_gone")
             raise
-        client = request.transport
-        if client is None or client.is_closing():
-            line.transport.abort()
-            raise ConnectionResetError
-        socket = _Socket(self._carriage, self._open_sockets, credential, endpoint)
-        client.write(self._accepting(head, line))
+        except Exception as problem:  # noqa: BLE001 - the table decides; what it does not know is logged
+            door.refuse(problem)
+            return
+        client = door.transport
+        socket = _Socket(self._carriage, self, credential, request.endpoint)
+        client.write(self._accepting(request.head, line))
         self._carriage.metrics.upgrade("accepted", "ok")
-        early = _EarlyBytes()
-        request.protocol.set_parser(early)  # type: ignore[arg-type]  # gives what came behind the upgrade
-        client.set_protocol(socket.client)
-        request.protocol.transport = None  # so that aiohttp's end is not the connection's
-        request.protocol.connection_lost(None)
         self._beat_from_now_on()
-        socket.open(client, line, bytes(early.data))
-        raise asyncio.CancelledError
+        socket.open(client, line, door.give_up(socket.client))
 
     def close(self) -> None:
         """Cut off whoever is still there."""
         if self._next_beat is not None:
             self._next_beat.cancel()
-        for socket in tuple(self._open_sockets):
+        self.patience.close()
+        self.closing.close()
+        for socket in tuple(self.sockets):
             socket.cut_off()
 
     async def _dial(self, head: Head, endpoint: str) -> tuple[Line, Credential]:
@@ -114,7 +113,7 @@ class WebSocketRelay:
         carriage = self._carriage
         if carriage.live.draining:
             raise Draining
-        credential = await carriage.handshakes.source.obtain(head, endpoint)
+        credential = carriage.handshakes.source.obtain(head, endpoint)
         headers = carriage.crossing.upgrade_headers(head, credential.cookies())
         line = await carriage.upstream.dial(head.path, head.value("sec-websocket-key") or "", headers)
         if carriage.live.draining:  # by now
@@ -134,7 +133,7 @@ class WebSocketRelay:
         )
 
     def _count(self) -> None:
-        for socket in self._open_sockets:
+        for socket in self.sockets:
             socket.count()
 
     def _beat_from_now_on(self) -> None:
@@ -145,9 +144,9 @@ class WebSocketRelay:
 
     def _beat(self) -> None:
         self._next_beat = None
-        for socket in tuple(self._open_sockets):
+        for socket in tuple(self.sockets):
             socket.beat()
-        if self._open_sockets:
+        if self.sockets:
             self._beat_from_now_on()
 
 
@@ -164,16 +163,16 @@ class _Socket:
         "_owed",
         "_reader",
         "_reading",
-        "_siblings",
-        "_timer",
+        "_relay",
+        "_waited_since",
         "_walk",
         "client",
         "upstream",
     )
 
-    def __init__(self, carriage: Carriage, siblings: "set[_Socket]", credential: Credential, endpoint: str) -> None:
+    def __init__(self, carriage: Carriage, relay: WebSocketRelay, credential: Credential, endpoint: str) -> None:
         self._carriage = carriage
-        self._siblings = siblings
+        self._relay = relay
         self._endpoint = endpoint
         self._negotiation: Negotiation[Credential] = carriage.handshakes.negotiation(credential, endpoint)
         self._reader = FrameReader(masked=True, limit=carriage.limits.client_payload_bytes)
@@ -183,21 +182,21 @@ class _Socket:
         self._owed = b""  # our own replies, until the next boundary
         self._has_refused = False
         self._is_over = False
-        self._timer: asyncio.TimerHandle | None = None  # over a handshake, and then over the closing
+        self._waited_since: float | None = None  # when the handshake was read whose answer is waited for
         self.client = _ClientLeg(self)
         self.upstream = _UpstreamLeg(self)
 
     def open(self, client: asyncio.Transport, line: Line, early: bytes) -> None:
         """Begin to relay; `early` is what the client sent before it was accepted."""
-        self._siblings.add(self)
+        self._relay.sockets.add(self)
         self.client.begin(client)
         self.upstream.begin(line.transport)
-        self._carriage.live.join("websocket", self.leave)
+        self._carriage.live.join("websocket", self)
         line.hand_over(self.upstream)
         if early:
             self.climb(early)
         if not self.upstream.is_full:
-            self.client.let_come()  # aiohttp stops reading when there is much
+            self.client.let_come()
 
     # Up: every frame is read ------------------------------------------------------------------------------------------
 
@@ -227,8 +226,7 @@ class _Socket:
         """Let a payload go up as far as it may; what we refuse of it is answered by ourselves."""
         up = self._negotiation.from_client(payload, now())
         self._settle(up.outcomes)
-        if self._negotiation.pending:
-            self._be_patient()
+        self._be_patient()
         if up.payload is not None:
             self._carriage.metrics.relayed("websocket", "up", len(up.payload))
             self.upstream.send(TEXT, up.payload)
@@ -321,11 +319,10 @@ class _Socket:
         """Take note that the connection of a leg is no more."""
         self._end(LegEnded(leg.side, None))
         if self.client.is_lost and self.upstream.is_lost:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._relay.closing.stop(self)
             self.count()
-            self._siblings.discard(self)
-            self._carriage.live.part("websocket", self.leave)
+            self._relay.sockets.discard(self)
+            self._carriage.live.part("websocket", self)
 
     def other(self, leg: "_Leg") -> "_Leg":
         """The other side."""
@@ -372,9 +369,8 @@ class _Socket:
             log.error("A relayed WebSocket ended by a fault of ours", exc_info=problem)
             end = FAULT
         self._settle(self._negotiation.abandon(now(), end.unanswered))
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.cut_off)
+        self._relay.patience.stop(self)
+        self._relay.closing.start(self)
         self.client.close(end.client, end.text, can_speak=self._walk.is_at_frame)
         self.upstream.close(end.upstream, end.text)
         if ended is not None and ended.code is not None and not ended.violated:
@@ -394,13 +390,17 @@ class _Socket:
 
     def _be_patient(self) -> None:
         """Wait no longer than for the oldest handshake without an answer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         since = self._negotiation.waiting_since
-        if since is not None:
-            when = since + self._carriage.limits.handshake_seconds
-            self._timer = asyncio.get_running_loop().call_at(when, self._end, HandshakeTimeout())
+        if since != self._waited_since:
+            self._waited_since = since
+            if since is None:
+                self._relay.patience.stop(self)
+            else:
+                self._relay.patience.start(self)
+
+    def is_kept_waiting(self) -> None:
+        """Give up a handshake that upstream does not answer."""
+        self._end(HandshakeTimeout())
 
 
 class _Leg(asyncio.BaseProtocol):
@@ -512,20 +512,6 @@ class _UpstreamLeg(_Leg, asyncio.BufferedProtocol):
         mask = bytes(_masks[-4:])
         del _masks[-4:]
         return mask
-
-
-class _EarlyBytes:
-    """Takes what aiohttp kept of the bytes behind an upgrade."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self.data += data
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """Nothing follows."""
 
 
 _read_buffer: Final = memoryview(bytearray(_READ_BYTES))  # one for all: what is read is taken out in the same turn

@@ -79,6 +79,17 @@ class Dialler:
         except MalformedHead:
             raise DialFailed("What answers there speaks no HTTP") from None
 
+    async def connect(self) -> asyncio.Transport:
+        """Open a connection on which nothing was asked yet. Raises DialFailed and OSError."""
+        try:
+            transport, waiting = await self._open()
+        except MalformedHead:
+            raise DialFailed("What answers there speaks no HTTP") from None
+        if waiting.rest or waiting.head.done():
+            transport.abort()
+            raise DialFailed("Upstream answered before it was asked")
+        return transport
+
     async def _open(self) -> "tuple[asyncio.Transport, _Waiting]":
         host, port = _address(self._url)
         if self._proxy is None:

@@ -64,7 +64,7 @@ def head(*headers: tuple[str, str]) -> Head:
     ],
 )
 async def test_cookie_becomes_a_credential(headers: list[tuple[str, str]], credential: OAuthCookie) -> None:
-    assert await CookieSource().obtain(head(*headers), ENDPOINT) == credential
+    assert CookieSource().obtain(head(*headers), ENDPOINT) == credential
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ async def test_cookie_becomes_a_credential(headers: list[tuple[str, str]], crede
 )
 async def test_client_without_its_cookie_is_refused(headers: list[tuple[str, str]]) -> None:
     with pytest.raises(NoCredential):
-        await CookieSource().obtain(head(*headers), ENDPOINT)
+        CookieSource().obtain(head(*headers), ENDPOINT)
 
 
 @pytest.mark.parametrize(
@@ -98,20 +98,20 @@ async def test_client_without_its_cookie_is_refused(headers: list[tuple[str, str
 )
 async def test_what_can_be_read_two_ways_is_not_read(headers: list[tuple[str, str]]) -> None:
     with pytest.raises(NoCredential):
-        await CookieSource().obtain(head(*headers), ENDPOINT)
+        CookieSource().obtain(head(*headers), ENDPOINT)
 
 
 async def test_refusal_quotes_no_cookie() -> None:
     with pytest.raises(NoCredential) as caught:
-        await CookieSource().obtain(head(("cookie", "authorization=canary canary")), ENDPOINT)
+        CookieSource().obtain(head(("cookie", "authorization=canary canary")), ENDPOINT)
     assert "canary" not in str(caught.value)
 
 
 async def test_nothing_is_held_against_a_clients_own_credential() -> None:
     source = CookieSource()
     asked = head(("cookie", "authorization=c"))
-    source.reject(await source.obtain(asked, ENDPOINT), ENDPOINT)
-    assert await source.obtain(asked, ENDPOINT) == OAuthCookie("c")
+    source.reject(source.obtain(asked, ENDPOINT), ENDPOINT)
+    assert source.obtain(asked, ENDPOINT) == OAuthCookie("c")
 
 
 def test_source_is_the_clients_own() -> None:

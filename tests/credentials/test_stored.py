@@ -45,7 +45,7 @@ class Store:
         self.source = StoredSource(store, cooldown_seconds=cooldown, clock=self.clock, on_load=self.loads.append)
 
     async def obtain(self, endpoint: str = REALTIME) -> Credential:
-        return await self.source.obtain(HEAD, endpoint)
+        return self.source.obtain(HEAD, endpoint)
 
 
 def write(directory: Path, **values: str) -> None:

@@ -134,7 +134,7 @@ def test_no_use_of_the_instruments_adds_a_series(metrics: Metrics) -> None:
     ways: tuple[Literal["up", "down"], ...] = ("up", "down")
     for transport, (verdict, reason) in product(transports, ENDINGS):
         metrics.settle(transport, [Outcome(verdict, reason, 1.0)])
-        metrics.connections(transport).inc()
+        metrics.connected[transport] += 1
         for way in ways:
             metrics.relayed(transport, way, 10)
     for outcome, reasons in UPGRADE_REASONS.items():
@@ -163,11 +163,12 @@ def test_relayed_payload_counts_itself_and_its_bytes(metrics: Metrics) -> None:
 
 
 def test_connections_go_up_and_down(metrics: Metrics) -> None:
-    with metrics.connections("websocket").track_inprogress():
-        assert series(metrics)["connections"] == {
-            labels(transport="websocket"): 1.0,
-            labels(transport="long-polling"): 0.0,
-        }
+    metrics.connected["websocket"] += 1
+    assert series(metrics)["connections"] == {
+        labels(transport="websocket"): 1.0,
+        labels(transport="long-polling"): 0.0,
+    }
+    metrics.connected["websocket"] -= 1
     assert series(metrics)["connections"][labels(transport="websocket")] == 0.0
 
 

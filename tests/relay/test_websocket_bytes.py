@@ -275,7 +275,7 @@ async def test_what_a_client_breaks_is_told_by_its_code(sent: bytes, code: int) 
 
 async def test_client_that_broke_the_protocol_is_heard_no_more_and_told_why() -> None:
     async with relayed() as (proxied, client, upstream):
-        [relayed_socket] = proxied.proxy._websocket._open_sockets
+        [relayed_socket] = proxied.proxy._websockets.sockets
         client.send(frame(TEXT, b"[]") + b"x" * 1_000_000)
         assert (await upstream.receive()).opcode == CLOSE
         assert (await client.receive()).payload[:2] == (1002).to_bytes(2)
@@ -355,7 +355,7 @@ async def test_client_that_does_not_read_pauses_its_upstream_and_nobody_else() -
         deaf.reader._transport.pause_reading()  # type: ignore[attr-defined]
         [stalled] = [
             each
-            for each in proxied.proxy._websocket._open_sockets
+            for each in proxied.proxy._websockets.sockets
             if each.upstream.transport.get_extra_info("sockname") == flooding.writer.get_extra_info("peername")
         ]
         await until_stalled(flooding, frame(TEXT, b"x" * 60_000))
@@ -405,7 +405,7 @@ async def test_side_that_answers_no_ping_is_given_up() -> None:
 async def test_small_messages_wait_for_nobody() -> None:
     """Nagle's algorithm against delayed acknowledgements would be 40 ms for every message."""
     async with relayed() as (proxied, _, _):
-        [relayed_socket] = proxied.proxy._websocket._open_sockets
+        [relayed_socket] = proxied.proxy._websockets.sockets
         for leg in (relayed_socket.client, relayed_socket.upstream):
             kernel = leg.transport.get_extra_info("socket")
             assert kernel.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

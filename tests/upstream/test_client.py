@@ -87,6 +87,7 @@ async def test_answer_that_nobody_asked_for_is_given_to_nobody() -> None:
 async def forward_proxy() -> AsyncIterator[tuple[str, list[bytes]]]:
     """An HTTP proxy that tunnels by CONNECT; yields its URL and the request lines it was given."""
     lines: list[bytes] = []
+    serving: set[asyncio.Task[None] | None] = set()
 
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(65536):
@@ -94,6 +95,7 @@ async def forward_proxy() -> AsyncIterator[tuple[str, list[bytes]]]:
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
         head = await reader.readuntil(b"\r\n\r\n")
         lines.append(head.partition(b"\r\n")[0])
         host, _, port = head.split(b" ")[1].partition(b":")
@@ -104,6 +106,7 @@ async def forward_proxy() -> AsyncIterator[tuple[str, list[bytes]]]:
     async with await asyncio.start_server(serve, "localhost", 0) as server:
         port = server.sockets[0].getsockname()[1]
         yield f"http://localhost:{port}", lines
+        await asyncio.wait({task for task in serving if task is not None})
 
 
 async def test_upstream_is_reached_through_an_http_proxy(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""One timer for all who are waited for equally long."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+
+Waiting = TypeVar("Waiting")
+
+
+class Deadlines(Generic[Waiting]):
+    """Who is waited for, `seconds` each, in the order in which their time runs out; `expired` is told of those whose
+    time did.
+
+    A timer for each would cost more than the rest of what is known of an idle connection.
+    """
+
+    def __init__(self, seconds: float, expired: Callable[[Waiting], None]) -> None:
+        self._seconds = seconds
+        self._expired = expired
+        self._waiting: OrderedDict[Waiting, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, who: Waiting) -> None:
+        """Wait for somebody from now on, also for whoever was waited for already."""
+        loop = asyncio.get_running_loop()
+        self._waiting[who] = loop.time() + self._seconds
+        self._waiting.move_to_end(who)
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._look)
+
+    def stop(self, who: Waiting) -> None:
+        """Wait no longer for somebody; of no effect when nobody does."""
+        self._waiting.pop(who, None)
+
+    def close(self) -> None:
+        """Wait for nobody any more."""
+        self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        late = []
+        while self._waiting and (when := next(iter(self._waiting.values()))) <= loop.time():
+            late.append(self._waiting.popitem(last=False)[0])
+        self._timer = loop.call_at(when, self._look) if self._waiting else None
+        for who in late:
+            self._expired(who)

@@ -1,0 +1,377 @@
+"""The life of one client connection, from its first byte until a WebSocket takes it over or it ends.
+
+It is the door of the house, so it is strict: what comes is bounded before it is kept, one request is read at a time, a
+request that fails is the last one, and what stands behind an upgrade is not looked at until that is decided.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Final, Literal, Protocol, cast
+
+from proxy.deadlines import Deadlines
+from proxy.gate.limits import Limits
+from proxy.http1 import END, LAST_CHUNK, Chunked, MalformedHead, Sized, chunk, write_answer
+from proxy.relay.failures import BadRequest, Crowded
+from proxy.relay.front import Front, Request
+
+
+_BACKLOG_BYTES: Final = 64 * 1024
+_LINGER_SECONDS: Final = 2.0  # how long an unread body is drained so that the refusal in front of it is seen
+
+State = Literal["head", "body", "opening", "answering", "deaf"]
+
+
+class Answering(Protocol):
+    """What answers a POST."""
+
+    def begin(self, body: bytes) -> None:
+        """Answer a request with this body, by the door's `start`, `send` and `finish`, or by `refuse`."""
+        ...
+
+    def hold_back(self) -> None:
+        """Wait: the client does not take what is sent."""
+        ...
+
+    def go_on(self) -> None:
+        """Wait no longer."""
+        ...
+
+    def client_gone(self) -> None:
+        """Stop: nobody is there to be answered."""
+        ...
+
+
+class Polling(Protocol):
+    """Where POSTs go."""
+
+    def check(self, request: Request) -> None:
+        """Judge a request before its body is read. Raises what `failures.http_failure` knows."""
+        ...
+
+    def poll(self, door: "Door", request: Request) -> Answering:
+        """Take a request."""
+        ...
+
+
+class WebSockets(Protocol):
+    """Where upgrades go."""
+
+    async def open(self, door: "Door", request: Request) -> None:
+        """Open a WebSocket and take the door's connection over by `give_up`, or `refuse`."""
+        ...
+
+    def __len__(self) -> int:
+        """How many of the listener's connections are theirs by now."""
+        ...
+
+
+class Listener:
+    """The public listener: makes a door for each connection, and knows which are open.
+
+    `pages` makes the protocol that serves what is neither upgrade nor POST.
+    """
+
+    def __init__(
+        self,
+        front: Front,
+        limits: Limits,
+        *,
+        websockets: WebSockets,
+        polling: Polling,
+        pages: Callable[[], asyncio.Protocol],
+    ) -> None:
+        self.front = front
+        self.limits = limits
+        self.websockets = websockets
+        self.polling = polling
+        self.pages = pages
+        self.doors: set[Door] = set()
+        self.heads = Deadlines(limits.idle_seconds, Door.head_is_late)
+        self.bodies = Deadlines(limits.body_seconds, Door.body_is_late)
+        self.takers = Deadlines(limits.idle_seconds, Door.break_off)
+        self.leavers = Deadlines(_LINGER_SECONDS, Door.break_off)
+
+    def __call__(self) -> "Door":
+        return Door(self)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are more connections than the limit allows."""
+        return len(self.doors) + len(self.websockets) > self.limits.connections
+
+    def close(self) -> None:
+        """Cut off whoever is still there."""
+        for deadlines in (self.heads, self.bodies, self.takers, self.leavers):
+            deadlines.close()
+        for door in tuple(self.doors):
+            door.break_off()
+
+
+class Door(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_answering",
+        "_body",
+        "_buffer",
+        "_came",
+        "_is_chunking",
+        "_is_crowded",
+        "_is_last",
+        "_known",
+        "_known_as",
+        "_listener",
+        "_opening",
+        "_request",
+        "_state",
+        "transport",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._state: State = "head"
+        self._buffer = b""  # what has come and was not looked at yet
+        self._is_crowded = False
+        self._request: Request | None = None  # the one that is being read or answered
+        self._known: Request | None = None  # the last one, and its bytes: a polling client says the same every time
+        self._known_as = b""
+        self._body: Sized | Chunked = Sized(0)
+        self._came = bytearray()  # what has come of the body
+        self._opening: asyncio.Task[None] | None = None
+        self._answering: Answering | None = None
+        self._is_last = False
+        self._is_chunking = False
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        listener = self._listener
+        listener.doors.add(self)
+        listener.heads.start(self)
+        self._is_crowded = listener.is_crowded
+
+    # What comes -------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        try:
+            if self._state == "head":
+                self._read_head()
+            elif self._state == "body":
+                self._read_body()
+            elif self._state == "deaf":
+                self._buffer = b""
+            elif len(self._buffer) > _BACKLOG_BYTES:
+                self._hold_off()
+        except Exception as error:  # noqa: BLE001 - the table decides; what it does not know is logged
+            self.refuse(error)
+
+    def _hold_off(self) -> None:
+        """Take no more for now. Before an upgrade is decided that is soon over; but a client that sends requests ahead
+        of their answers could go unnoticed, for as long as one is held.
+        """
+        if self._state == "opening":
+            self.transport.pause_reading()
+        else:
+            self.break_off()
+
+    def _read_head(self) -> None:
+        buffer, limit = self._buffer, self._listener.limits.head_bytes
+        end = buffer.find(END) + len(END)
+        if end < len(END):
+            if b"\n\n" in buffer:
+                raise MalformedHead("the lines of a head end with CR and LF")
+            end = len(buffer)
+        if end > limit:
+            raise BadRequest(431, f"The head of the request is longer than {limit} bytes (limits.head_bytes)")
+        if not buffer.endswith(END, 0, end):
+            return
+        self._listener.heads.stop(self)
+        raw, self._buffer = buffer[:end], buffer[end:]
+        if raw != self._known_as or self._known is None:
+            self._known, self._known_as = None, raw
+            self._request = self._judged(raw)
+            self._known = self._request
+        self._request = self._known
+        self._dispatch(self._known)
+
+    def _judged(self, raw: bytes) -> Request:
+        peer = self.transport.get_extra_info("peername")
+        request = self._request = self._listener.front.read(
+            raw,
+            str(peer[0]) if isinstance(peer, tuple) else "",
+            secure=self.transport.get_extra_info("sslcontext") is not None,
+        )
+        if self._is_crowded:
+            raise Crowded
+        self._listener.front.admit(request)
+        return request
+
+    def _dispatch(self, request: Request) -> None:
+        """Hand a request that may come in to where it belongs."""
+        listener = self._listener
+        self._is_last = request.is_last
+        if request.is_upgrade:
+            self._state = "opening"
+            self._opening = asyncio.get_running_loop().create_task(listener.websockets.open(self, request))
+        elif not request.endpoint:
+            self._hand_over()
+        else:
+            self._body = request.asked.body()
+            if request.head.method == "POST":
+                listener.polling.check(request)
+            self._expect(request)
+            self._state = "body"
+            self._read_body()
+            if self._state == "body":
+                listener.bodies.start(self)
+
+    def _expect(self, request: Request) -> None:
+        expected = request.head.value("expect")
+        if expected is None or request.asked.version == "1.0":
+            return
+        if expected.lower() != "100-continue":
+            raise BadRequest(417, "Expect nothing, or 100-continue")
+        if not self._buffer:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _read_body(self) -> None:
+        body, limit = self._body, self._listener.limits.client_payload_bytes
+        came = body.feed(self._buffer)
+        self._buffer = b""
+        if (body.length or len(self._came) + len(came)) > limit:
+            raise BadRequest(413, f"The payload is bigger than {limit} bytes (limits.client_payload_bytes)")
+        if not body.is_over:
+            self._came += came
+            return
+        self._listener.bodies.stop(self)
+        self._buffer = body.rest
+        if self._came:
+            came, self._came = bytes(self._came + came), bytearray()
+        self._answer(came)
+
+    def _answer(self, body: bytes) -> None:
+        request = cast("Request", self._request)
+        self._state = "answering"
+        if request.head.method == "POST":
+            answering = self._answering = self._listener.polling.poll(self, request)
+            answering.begin(body)
+        else:
+            self.transport.write(self._listener.front.preflight(request))
+            self._next()
+
+    def head_is_late(self) -> None:
+        """End a connection on which no request has come in time."""
+        if self._buffer:
+            self.refuse(BadRequest(408, "The head of the request did not arrive in time (limits.idle_seconds)"))
+        else:
+            self.transport.close()
+
+    def body_is_late(self) -> None:
+        """Refuse a request whose body has not come in time."""
+        self.refuse(BadRequest(408, "The body did not arrive in time (limits.body_seconds)"))
+
+    # What is answered -------------------------------------------------------------------------------------------------
+
+    def start(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> None:
+        """Begin an answer; `length` is that of its body, or None where only its end will tell."""
+        request = cast("Request", self._request)
+        given = [*request.cross_origin.items(), *headers]
+        if status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+            if length is not None:
+                given.append(("Content-Length", str(length)))
+            elif request.asked.version != "1.0":
+                given.append(("Transfer-Encoding", "chunked"))
+                self._is_chunking = True
+        if self._is_last:
+            given.append(("Connection", "close"))
+        self.transport.write(write_answer(status, given))
+
+    def send(self, data: bytes) -> None:
+        """Send a piece of the body of an answer, at least one byte."""
+        self.transport.write(chunk(data) if self._is_chunking else data)
+
+    def finish(self) -> None:
+        """End an answer."""
+        if self._is_chunking:
+            self.transport.write(LAST_CHUNK)
+        self._next()
+
+    def _next(self) -> None:
+        """Wait for the next request."""
+        self._answering = None
+        self._is_chunking = False
+        if self._is_last:
+            self._be_deaf()
+            self.transport.close()
+            return
+        self._state = "head"
+        self._listener.heads.start(self)
+        if self._buffer:  # not from here: a thousand requests in one piece would nest as deep
+            asyncio.get_running_loop().call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        if self._state == "head" and not self.transport.is_closing():
+            self.data_received(b"")
+
+    def refuse(self, error: Exception) -> None:
+        """Answer with a failure in words; what follows is no request."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(self._listener.front.refusal(error, self._request))
+        self._be_deaf()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._listener.leavers.start(self)
+
+    def _be_deaf(self) -> None:
+        self._state = "deaf"
+        self._buffer = b""
+        self._answering = None
+        self._came = bytearray()
+        self._listener.heads.stop(self)
+        self._listener.bodies.stop(self)
+
+    def break_off(self) -> None:
+        """End the connection so that nobody takes what was sent for complete."""
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self._listener.takers.start(self)
+        if self._answering is not None:
+            self._answering.hold_back()
+
+    def resume_writing(self) -> None:
+        self._listener.takers.stop(self)
+        if self._answering is not None:
+            self._answering.go_on()
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def give_up(self, taker: asyncio.BaseProtocol) -> bytes:
+        """Let another protocol have the connection; returns what has come for it already."""
+        self._forget()
+        self.transport.set_protocol(taker)
+        early, self._buffer = self._buffer, b""
+        return early
+
+    def _hand_over(self) -> None:
+        """Let a page be served. Its protocol is given the head alone, and ends the connection with its answer."""
+        pages = self._listener.pages()
+        self.give_up(pages)
+        pages.connection_made(self.transport)
+        pages.data_received(self._known_as)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what it was changes nothing
+        self._forget()
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._answering is not None:
+            self._answering.client_gone()
+
+    def _forget(self) -> None:
+        listener = self._listener
+        listener.doors.discard(self)
+        for deadlines in (listener.heads, listener.bodies, listener.takers, listener.leavers):
+            deadlines.stop(self)
