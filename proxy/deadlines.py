@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
 
 
 Waiting = TypeVar("Waiting")
+Result = TypeVar("Result")
 
 
 class Deadlines(Generic[Waiting]):
@@ -49,3 +50,34 @@ class Deadlines(Generic[Waiting]):
         self._timer = loop.call_at(when, self._look) if self._waiting else None
         for who in late:
             self._expired(who)
+
+
+class TimeLimit:
+    """Bounds what tasks wait for, `seconds` each: as `asyncio.timeout` does, for the price of a dictionary entry."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadlines: Deadlines[asyncio.Task[Any]] = Deadlines(seconds, self._cancel)
+        self._late: set[asyncio.Task[Any]] = set()
+
+    async def within(self, awaited: Awaitable[Result]) -> Result:
+        """The result of what is awaited. Raises TimeoutError when it does not come in time."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - who awaits is one
+        self._deadlines.start(task)
+        try:
+            return await awaited
+        except asyncio.CancelledError:
+            if task in self._late and not task.uncancel():
+                raise TimeoutError from None
+            raise
+        finally:
+            self._deadlines.stop(task)
+            self._late.discard(task)
+
+    def close(self) -> None:
+        """Bound nobody's waiting any more."""
+        self._deadlines.close()
+
+    def _cancel(self, task: "asyncio.Task[Any]") -> None:
+        self._late.add(task)
+        task.cancel()

@@ -4,6 +4,7 @@ It is built from whatever carries the request, so the same judgement serves upgr
 carriage beneath can be replaced without touching it. PURE.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -29,17 +30,30 @@ class Head:
     headers: tuple[tuple[str, str], ...] = field(repr=False)  # they hold credentials
     peer: str = ""
     secure: bool = False
+    _by_name: dict[str, list[str]] = field(init=False, repr=False, compare=False)
 
-    def values(self, name: str) -> list[str]:
+    def __post_init__(self) -> None:
+        by_name: dict[str, list[str]] = {}
+        for name, value in self.headers:
+            by_name.setdefault(name, []).append(value)
+        object.__setattr__(self, "_by_name", by_name)
+
+    def names(self) -> Iterable[str]:
+        """The names of all headers, each once."""
+        return self._by_name
+
+    def values(self, name: str) -> Sequence[str]:
         """All values of a header, in the order sent."""
-        return [value for known, value in self.headers if known == name]
+        return self._by_name.get(name, ())
 
     def value(self, name: str) -> str | None:
         """The one value of a header, or None. Raises AmbiguousHeader when it was sent repeatedly."""
-        values = self.values(name)
+        values = self._by_name.get(name)
+        if values is None:
+            return None
         if len(values) > 1:
             raise AmbiguousHeader(name)
-        return values[0] if values else None
+        return values[0]
 
     def cookies(self) -> list[tuple[str, str]]:
         """All cookies in the order sent, repetitions included, surrounding quotes removed.

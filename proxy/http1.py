@@ -13,8 +13,9 @@ from typing import Final, Literal
 import httptools
 
 
+LINE_END: Final = b"\r\n"
 END: Final = b"\r\n\r\n"
-"""What a head ends with."""
+"""What a head ends with: the end of its last line, and an empty line."""
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -25,7 +26,8 @@ _LENGTH: Final = re.compile(r"[0-9]{1,15}")
 _CHUNK_HEAD: Final = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[\t -~]*)?\r\n")
 _CHUNK_LINE_LIMIT: Final = 256
 _TRAILERS_LIMIT: Final = 8192
-_BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+"""Statuses of answers without a body, whatever their headers say."""
 
 
 class MalformedHead(ValueError):
@@ -38,83 +40,94 @@ class MalformedBody(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """Method, target and headers (names in lower case) of a request."""
+    """Method, target and headers (names in lower case) of a request, and what they say of the connection.
+
+    `upgrade` is what the connection is to become, in lower case, or empty. `is_last` tells whether it ends with the
+    answer. `length` of the body is None when there is none, or when it comes in chunks.
+    """
 
     method: str
     target: str
     version: str
     headers: Headers = field(repr=False)  # they hold credentials
+    upgrade: str
+    is_last: bool
+    length: int | None
+    is_chunked: bool
 
     def body(self) -> "Sized | Chunked":
-        """A reader for the body of one such request. Raises MalformedHead."""
-        length, is_chunked = _framing(self.headers, self.version)
-        return Chunked() if is_chunked else Sized(length or 0)
+        """A reader for the body of one such request."""
+        return Chunked() if self.is_chunked else Sized(self.length or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """Status and headers (names as they were sent) of an answer."""
+    """Status and headers (names in lower case) of an answer; the rest as for a request."""
 
     status: int
-    version: str
     headers: Headers = field(repr=False)
+    is_last: bool
+    length: int | None
+    is_chunked: bool
 
     def body(self) -> "Sized | Chunked | Unbounded":
-        """A reader for the body of one such answer to a POST. Raises MalformedHead."""
-        length, is_chunked = _framing(self.headers, self.version)
-        if self.status in _BODILESS:
-            return Sized(0)
-        if is_chunked:
+        """A reader for the body of one such answer to a POST."""
+        if self.is_chunked:
             return Chunked()
-        return Unbounded() if length is None else Sized(length)
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the connection ends with this answer."""
-        return self.version == "1.0" or "close" in tokens(self.headers, "connection")
+        return Unbounded() if self.length is None else Sized(self.length)
 
     def value(self, name: str) -> str | None:
-        """The first value of a header, whatever the case of its name."""
-        return next((value for known, value in self.headers if known.lower() == name), None)
+        """The first value of a header, by its name in lower case."""
+        return next((value for known, value in self.headers if known == name), None)
 
 
 def read_request(head: bytes) -> RequestHead:
     """Read the head of a request, the empty line included. Raises MalformedHead."""
     seen = _Seen()
     parser = httptools.HttpRequestParser(seen)
-    _feed(parser, head)
-    version = parser.get_http_version()
-    if not seen.is_whole or version not in _VERSIONS:
-        raise MalformedHead("the request is none of HTTP/1.1")
-    headers = tuple((name.lower(), value) for name, value in seen.headers)
-    return RequestHead(parser.get_method().decode("ascii"), seen.target.decode("latin-1"), version, headers)
+    version = _feed(parser, seen, head)
+    headers = tuple(seen.headers)
+    upgrade = ",".join([value for name, value in headers if name == "upgrade"]) if parser.should_upgrade() else ""
+    length, is_chunked = _framing(headers, version)
+    return RequestHead(
+        parser.get_method().decode("ascii"),
+        seen.target.decode("latin-1"),
+        version,
+        headers,
+        upgrade.strip().lower(),
+        not parser.should_keep_alive(),
+        length,
+        is_chunked,
+    )
 
 
 def read_answer(head: bytes) -> AnswerHead:
     """Read the head of an answer, the empty line included. Raises MalformedHead."""
     seen = _Seen()
     parser = httptools.HttpResponseParser(seen)
-    _feed(parser, head)
-    version = parser.get_http_version()
-    if not seen.is_whole or version not in _VERSIONS:
-        raise MalformedHead("the answer is none of HTTP/1.1")
-    return AnswerHead(parser.get_status_code(), version, tuple(seen.headers))
+    version = _feed(parser, seen, head)
+    headers, status = tuple(seen.headers), parser.get_status_code()
+    length, is_chunked = (0, False) if status in BODILESS else _framing(headers, version)
+    return AnswerHead(status, headers, not parser.should_keep_alive(), length, is_chunked)
 
 
 def write_request(method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    """The head of a request."""
-    return _head(f"{method} {target} HTTP/1.1", headers)
+    """The head of a request, but for the empty line at its end. Raises MalformedHead."""
+    return f"{method} {target} HTTP/1.1\r\n".encode("ascii") + write_headers(headers)
 
 
 def write_answer(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
-    """The head of an answer."""
-    return _head(f"HTTP/1.1 {status} {_PHRASES.get(status, '')}", headers)
+    """The head of an answer, but for the empty line at its end. Raises MalformedHead."""
+    return f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode("ascii") + write_headers(headers)
 
 
-def tokens(headers: Iterable[tuple[str, str]], name: str) -> set[str]:
-    """The members of a header that is a list, in lower case; `name` is in lower case, too."""
-    values = [value for known, value in headers if known.lower() == name]
-    return {token.strip().lower() for token in ",".join(values).split(",")}
+def write_headers(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Headers as lines. Raises MalformedHead when one would take more than a line."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    written = "".join(lines)
+    if written.count("\r") != len(lines) or written.count("\n") != len(lines):
+        raise MalformedHead("a header to be sent has more than one line")
+    return written.encode("utf-8", "surrogateescape")
 
 
 class Sized:
@@ -229,25 +242,30 @@ class _Seen:
         self.target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.decode("ascii"), value.decode("utf-8", "surrogateescape")))
+        self.headers.append((name.decode("ascii").lower(), value.decode("utf-8", "surrogateescape")))
 
     def on_headers_complete(self) -> None:
         self.is_whole = True
 
 
-def _feed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> None:
+def _feed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, seen: _Seen, head: bytes) -> str:
+    """Have a head read; returns its version."""
     try:
         parser.feed_data(head)
     except httptools.HttpParserUpgrade:  # what follows is no HTTP any more, and it is not here
         pass
     except (httptools.HttpParserError, httptools.HttpParserCallbackError):
         raise MalformedHead("the head is none of HTTP/1.1") from None
+    version = parser.get_http_version()
+    if not seen.is_whole or version not in _VERSIONS:
+        raise MalformedHead("the head is none of HTTP/1.1")
+    return version
 
 
 def _framing(headers: Headers, version: str) -> tuple[int | None, bool]:
     """The length that a head tells, and whether the body comes in chunks. Raises MalformedHead."""
-    lengths = [value for name, value in headers if name.lower() == "content-length"]
-    codings = [value for name, value in headers if name.lower() == "transfer-encoding"]
+    lengths = [value for name, value in headers if name == "content-length"]
+    codings = [value for name, value in headers if name == "transfer-encoding"]
     if codings:
         if lengths or version == "1.0" or [coding.lower() for coding in codings] != ["chunked"]:
             raise MalformedHead("the body is in a transfer coding that is not understood here")
@@ -258,11 +276,3 @@ def _framing(headers: Headers, version: str) -> tuple[int | None, bool]:
 
 
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
-
-
-def _head(line: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    lines = [line, *[f"{name}: {value}" for name, value in headers], "", ""]
-    head = "\r\n".join(lines)
-    if head.count("\r") != len(lines) - 1 or head.count("\n") != len(lines) - 1:
-        raise MalformedHead("a header to be sent has more than one line")
-    return head.encode("utf-8", "surrogateescape")

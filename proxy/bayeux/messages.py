@@ -33,7 +33,8 @@ def decode(payload: bytes) -> Batch:
     Faye sends it as a heartbeat. Raises MalformedBatch.
     """
     try:
-        payload.decode()  # msgspec does not check UTF-8 inside values that stay raw
+        if not payload.isascii():
+            payload.decode()  # msgspec does not check UTF-8 inside values that stay raw
         decoded = _batch_or_message.decode(payload)
     except UnicodeDecodeError:
         raise MalformedBatch("the payload is not UTF-8") from None
@@ -62,10 +63,10 @@ def encode(batch: Sequence[Message]) -> bytes:
 
 def channel(message: Message) -> str:
     """The channel of a message. Raises MalformedBatch when it has none or it is not a string."""
-    text = string(message.get("channel"))
-    if text is None:
-        raise MalformedBatch("a message has no channel, or a channel that is not a string")
-    return text
+    try:
+        return _string.decode(message["channel"])
+    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError):
+        raise MalformedBatch("a message has no channel, or a channel that is not a string") from None
 
 
 def string(value: msgspec.Raw | None) -> str | None:

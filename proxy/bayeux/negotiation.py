@@ -14,10 +14,10 @@
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Generic, Literal, Protocol, Self, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from msgspec import Raw
 
@@ -80,12 +80,15 @@ class Credential(Protocol):
         """The authn object, or None while a half is missing."""
         ...
 
+    def secrets(self) -> Iterable[bytes]:
+        """What of the authn object must not come down, as it may stand in JSON."""
+        ...
+
 
 C = TypeVar("C", bound=Credential)
 
 
-@dataclass(frozen=True, slots=True)
-class Up:
+class Up(NamedTuple):
     """What goes up, as a batch and as bytes (None when nothing is left to send), our own replies, and what they
     settled.
     """
@@ -96,8 +99,7 @@ class Up:
     outcomes: Sequence[Outcome]
 
 
-@dataclass(frozen=True, slots=True)
-class Down:
+class Down(NamedTuple):
     """What goes down, and what it settled."""
 
     payload: bytes
@@ -154,7 +156,8 @@ class Negotiation(Generic[C]):
         outcomes: list[Outcome] = []
         for message in batch:
             if channel(message) != channels.HANDSHAKE:
-                _strip_authn(message)
+                if "ext" in message:
+                    _strip_authn(message)
                 going_up.append(message)
                 continue
             verdict = self._fill(message) if len(self._pending) < _MOST_PENDING else self._too_many()
@@ -206,10 +209,8 @@ class Negotiation(Generic[C]):
 
     def _redacted(self, payload: bytes) -> bytes:
         """A payload without the values of our authn: the platform quotes a token that it does not like."""
-        values = (self.credential.authn() or {}).values() if self.credential is not None else ()
-        for value in values:
-            for written in {value.encode(), value.replace("/", "\\/").encode()}:
-                payload = payload.replace(written, _REDACTED)
+        for secret in self.credential.secrets() if self.credential is not None else ():
+            payload = payload.replace(secret, _REDACTED)
         return payload
 
     def _fill(self, handshake: Message) -> bool | Refusal:

@@ -18,7 +18,20 @@ def is_token(text: str) -> bool:
     return _token.fullmatch(text) is not None and not any(mark in text for mark in ';,"')
 
 
-class _Complete:
+class _Kind:
+    """What all kinds have in common."""
+
+    __slots__ = ()
+
+    def authn(self) -> dict[str, str] | None:
+        raise NotImplementedError
+
+    def secrets(self) -> set[bytes]:
+        values = (self.authn() or {}).values()
+        return {written.encode() for value in values for written in (value, value.replace("/", "\\/"))}
+
+
+class _Complete(_Kind):
     """A credential that needs nothing from the client."""
 
     __slots__ = ()
@@ -42,18 +55,20 @@ class Basic(_Complete):
     password: str = field(repr=False)
     tenant: str | None = None
     tfa: str | None = field(default=None, repr=False)
+    _encoded: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        user = f"{self.tenant}/{self.user}" if self.tenant else self.user
+        encoded = base64.b64encode(f"{user}:{self.password}".encode()).decode()
+        object.__setattr__(self, "_encoded", encoded)
 
     def authn(self) -> dict[str, str]:
-        token = {"token": self._encoded()}
+        token = {"token": self._encoded}
         return token | {"tfa": self.tfa} if self.tfa else token
 
     def headers(self) -> dict[str, str]:
-        authorization = {"Authorization": f"Basic {self._encoded()}"}
+        authorization = {"Authorization": f"Basic {self._encoded}"}
         return authorization | {"tfatoken": self.tfa} if self.tfa else authorization
-
-    def _encoded(self) -> str:
-        user = f"{self.tenant}/{self.user}" if self.tenant else self.user
-        return base64.b64encode(f"{user}:{self.password}".encode()).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +85,7 @@ class Jwt(_Complete):
 
 
 @dataclass(frozen=True, slots=True)
-class OAuthCookie:
+class OAuthCookie(_Kind):
     """The client's own `authorization` cookie and the XSRF token of the same platform session.
 
     It is *open* while `xsrf_token` is missing: browsers send that only inside the handshake, after we have dialled.

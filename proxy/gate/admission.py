@@ -86,7 +86,7 @@ class Gate:
             if origin not in self._origins:
                 raise NotAdmitted("origin", "Pages of that Origin may not come in: add it to gate.origins")
             return
-        if any(name.startswith("sec-fetch-") for name, _ in head.headers):
+        if any(name.startswith("sec-fetch-") for name in head.names()):
             raise NotAdmitted("origin", "A browser sent no Origin: only pages of gate.origins may come in")
         if any(name not in self._harmless for name, _ in head.cookies()):
             raise NotAdmitted("origin", "Cookies came without an Origin: send an Origin that is in gate.origins")

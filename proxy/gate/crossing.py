@@ -18,6 +18,7 @@ APPLICATION_KEY: Final = "X-Cumulocity-Application-Key"
 
 UP_ON_POST: Final = ("accept", "accept-language", "usexbasic")
 DOWN_ON_POST: Final = ("cache-control", "content-language", "content-type", "expires", "pragma", "retry-after")
+_SPELLED: Final = {name: name.title() for name in (*DOWN_ON_POST, "set-cookie")}
 
 ALWAYS_DOWN: Final = (("Server", "c8y-realtime-proxy"), ("X-Content-Type-Options", "nosniff"))
 """What every answer of ours carries."""
@@ -66,13 +67,17 @@ class Crossing:
         return headers | self.upgrade_headers(head, cookies) | dict(credential)
 
     def down_headers(self, headers: Iterable[tuple[str, str]], *, secure: bool) -> list[tuple[str, str]]:
-        """The headers of upstream's answer that come down; cookies by name, fitted to our own origin."""
+        """The headers of upstream's answer (names in lower case) that come down; cookies by name, fitted to our own
+        origin.
+        """
         crossing = list(ALWAYS_DOWN)
         for name, value in headers:
-            if name.lower() in DOWN_ON_POST:
-                crossing.append((name, value))
-            elif name.lower() == "set-cookie" and (fitted := self._fitted(value, secure=secure)):
-                crossing.append((name, fitted))
+            if (spelled := _SPELLED.get(name)) is None:
+                continue
+            if name != "set-cookie":
+                crossing.append((spelled, value))
+            elif fitted := self._fitted(value, secure=secure):
+                crossing.append((spelled, fitted))
         return crossing
 
     def _fitted(self, cookie: str, *, secure: bool) -> str | None:

@@ -5,13 +5,13 @@ request that fails is the last one, and what stands behind an upgrade is not loo
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, Literal, Protocol, cast
 
 from proxy.deadlines import Deadlines
 from proxy.gate.limits import Limits
-from proxy.http1 import END, LAST_CHUNK, Chunked, MalformedHead, Sized, chunk, write_answer
+from proxy.http1 import BODILESS, END, LAST_CHUNK, Chunked, MalformedHead, Sized, chunk
 from proxy.relay.failures import BadRequest, Crowded
 from proxy.relay.front import Front, Request
 
@@ -123,6 +123,7 @@ class Door(asyncio.Protocol):
         "_known_as",
         "_listener",
         "_opening",
+        "_owed",
         "_request",
         "_state",
         "transport",
@@ -142,6 +143,7 @@ class Door(asyncio.Protocol):
         self._answering: Answering | None = None
         self._is_last = False
         self._is_chunking = False
+        self._owed = b""
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -206,12 +208,14 @@ class Door(asyncio.Protocol):
         if self._is_crowded:
             raise Crowded
         self._listener.front.admit(request)
+        if request.asked.method == "POST":
+            self._listener.polling.check(request)
         return request
 
     def _dispatch(self, request: Request) -> None:
         """Hand a request that may come in to where it belongs."""
         listener = self._listener
-        self._is_last = request.is_last
+        self._is_last = request.asked.is_last
         if request.is_upgrade:
             self._state = "opening"
             self._opening = asyncio.get_running_loop().create_task(listener.websockets.open(self, request))
@@ -219,8 +223,6 @@ class Door(asyncio.Protocol):
             self._hand_over()
         else:
             self._body = request.asked.body()
-            if request.head.method == "POST":
-                listener.polling.check(request)
             self._expect(request)
             self._state = "body"
             self._read_body()
@@ -258,8 +260,8 @@ class Door(asyncio.Protocol):
             answering = self._answering = self._listener.polling.poll(self, request)
             answering.begin(body)
         else:
-            self.transport.write(self._listener.front.preflight(request))
-            self._next()
+            self.start(HTTPStatus.NO_CONTENT, self._listener.front.preflight(request), None)
+            self.finish()
 
     def head_is_late(self) -> None:
         """End a connection on which no request has come in time."""
@@ -274,28 +276,37 @@ class Door(asyncio.Protocol):
 
     # What is answered -------------------------------------------------------------------------------------------------
 
-    def start(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> None:
-        """Begin an answer; `length` is that of its body, or None where only its end will tell."""
+    def start(self, status: int, head: bytes, length: int | None) -> None:
+        """Begin an answer with its head, but for the empty line at its end; `length` is that of its body, or None where
+        only its end will tell. What is sent gathers until `flush`.
+        """
         request = cast("Request", self._request)
-        given = [*request.cross_origin.items(), *headers]
-        if status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+        framing = b""
+        if status not in BODILESS:
             if length is not None:
-                given.append(("Content-Length", str(length)))
+                framing = b"Content-Length: %d\r\n" % length
             elif request.asked.version != "1.0":
-                given.append(("Transfer-Encoding", "chunked"))
+                framing = b"Transfer-Encoding: chunked\r\n"
                 self._is_chunking = True
         if self._is_last:
-            given.append(("Connection", "close"))
-        self.transport.write(write_answer(status, given))
+            framing += b"Connection: close\r\n"
+        self._owed = b"%b%b%b\r\n" % (head, request.cross_origin, framing)
 
     def send(self, data: bytes) -> None:
         """Send a piece of the body of an answer, at least one byte."""
-        self.transport.write(chunk(data) if self._is_chunking else data)
+        self._owed += chunk(data) if self._is_chunking else data
+
+    def flush(self) -> None:
+        """Let go what has gathered."""
+        if self._owed:
+            self.transport.write(self._owed)
+            self._owed = b""
 
     def finish(self) -> None:
         """End an answer."""
         if self._is_chunking:
-            self.transport.write(LAST_CHUNK)
+            self._owed += LAST_CHUNK
+        self.flush()
         self._next()
 
     def _next(self) -> None:

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
+from proxy.credentials.kinds import Credential
 from proxy.gate.admission import Gate
 from proxy.gate.crossing import ALWAYS_DOWN
 from proxy.gate.endpoints import endpoint_of
 from proxy.gate.peers import TrustedProxies
 from proxy.head import AmbiguousHeader, Head
-from proxy.http1 import RequestHead, read_request, tokens, write_answer
+from proxy.http1 import LINE_END, RequestHead, read_request, write_answer, write_headers
 from proxy.operations.metrics import UPGRADE_REASONS, Metrics
 from proxy.relay.failures import BadRequest, HttpFailure, http_failure
+from proxy.upstream.posts import Prepared
 
 
 log = logging.getLogger(__name__)
@@ -21,20 +23,20 @@ log = logging.getLogger(__name__)
 TEXT: Final = "text/plain; charset=utf-8"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """One request that may come in, before its body.
 
-    `endpoint` is empty for a page. `cross_origin` are the CORS headers of its answer, `is_last` tells whether the
-    connection ends with that answer.
+    `endpoint` is empty for a page. `cross_origin` are the CORS headers of its answer, as lines. `prepared` is how it
+    goes up with a credential: kept for the next one that says the same, as a polling client does.
     """
 
     asked: RequestHead
     head: Head
     endpoint: str
     is_upgrade: bool
-    is_last: bool
-    cross_origin: Mapping[str, str] = field(default_factory=dict)
+    cross_origin: bytes
+    prepared: tuple[Credential, Prepared] | None = None
 
 
 class Front:
@@ -56,14 +58,12 @@ class Front:
         asked = read_request(raw)
         peer, secure = self._trusted_proxies.resolve(peer, asked.headers, secure=secure)
         head = Head(asked.method, asked.target.partition("?")[0], asked.headers, peer=peer, secure=secure)
-        asked.body()  # raises what is wrong with its length now, before anything is judged
-        is_upgrade = head.method == "GET" and _is_upgrade(asked)
-        is_last = asked.version == "1.0" or "close" in tokens(asked.headers, "connection")
         try:
-            cross_origin = self._gate.cross_origin_headers(head)
+            cross_origin = write_headers(self._gate.cross_origin_headers(head).items())
         except AmbiguousHeader:  # which `admit` is going to say
-            cross_origin = {}
-        return Request(asked, head, endpoint_of(head.path) or "", is_upgrade, is_last, cross_origin)
+            cross_origin = b""
+        is_upgrade = asked.method == "GET" and asked.upgrade == "websocket"
+        return Request(asked, head, endpoint_of(head.path) or "", is_upgrade, cross_origin)
 
     def admit(self, request: Request) -> None:
         """Raises what `failures.http_failure` knows for a request that must not come in."""
@@ -75,7 +75,7 @@ class Front:
             raise BadRequest(HTTPStatus.NOT_FOUND, "Nothing is served at this path")
         self._gate.admit(head)
         if request.is_upgrade:
-            if request.asked.version == "1.0" or not request.asked.body().is_over:
+            if request.asked.version == "1.0" or request.asked.length or request.asked.is_chunked:
                 raise BadRequest(400, "A WebSocket is opened with HTTP/1.1, and without a body")
         elif head.method not in {"OPTIONS", "POST"}:
             raise BadRequest(
@@ -86,7 +86,8 @@ class Front:
 
     def preflight(self, request: Request) -> bytes:
         """The answer to a preflight."""
-        return write_answer(HTTPStatus.NO_CONTENT, [*self._gate.preflight_headers(request.head).items(), *ALWAYS_DOWN])
+        headers = [*self._gate.preflight_headers(request.head).items(), *ALWAYS_DOWN]
+        return write_answer(HTTPStatus.NO_CONTENT, headers)
 
     def refusal(self, error: Exception, request: Request | None) -> bytes:
         """The answer in words to a request that fails; the connection ends with it."""
@@ -102,15 +103,11 @@ class Front:
         log.info("Refused with %d (%s) for %s", failure.status, failure.reason, peer)
         text = f"{failure.text}\n".encode()
         headers = [
-            *(request.cross_origin.items() if request is not None else ()),
             *ALWAYS_DOWN,
             *failure.headers.items(),
             ("Content-Type", TEXT),
             ("Content-Length", str(len(text))),
             ("Connection", "close"),
         ]
-        return write_answer(failure.status, headers) + text
-
-
-def _is_upgrade(asked: RequestHead) -> bool:
-    return tokens(asked.headers, "upgrade") == {"websocket"} and "upgrade" in tokens(asked.headers, "connection")
+        cross_origin = request.cross_origin if request is not None else b""
+        return write_answer(failure.status, headers) + cross_origin + LINE_END + text

@@ -72,4 +72,4 @@ def unavailable(text: str) -> Refusal:
 
 def jittered(milliseconds: int) -> int:
     """A pause somewhat longer than that, so that clients do not return as one."""
-    return milliseconds + random.randrange(milliseconds // 2 + 1)  # noqa: S311 - spreads load, hides nothing
+    return milliseconds + int(random.random() * (milliseconds // 2 + 1))  # noqa: S311 - spreads load, hides nothing

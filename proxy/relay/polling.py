@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -13,19 +13,21 @@ from proxy.bayeux.replies import Joiner, Refusal, goodbye
 from proxy.credentials.kinds import Credential
 from proxy.credentials.sources import NoCredential
 from proxy.deadlines import Deadlines
+from proxy.gate.crossing import ALWAYS_DOWN
 from proxy.head import Head
-from proxy.http1 import AnswerHead
+from proxy.http1 import AnswerHead, write_answer
 from proxy.relay.carriage import Carriage, now
 from proxy.relay.door import Door
 from proxy.relay.failures import BadRequest, Draining, HandshakeTimeout, http_failure
 from proxy.relay.front import Request
 from proxy.relay.handshakes import no_credential, unavailable
-from proxy.upstream.posts import UpstreamUnavailable, Wire
+from proxy.upstream.posts import Prepared, UpstreamUnavailable, Wire
 
 
 log = logging.getLogger(__name__)
 
 JSON: Final = "application/json;charset=UTF-8"
+_OUR_HEAD: Final = write_answer(HTTPStatus.OK, [*ALWAYS_DOWN, ("Content-Type", JSON)])
 _LAST_ANSWER_SECONDS: Final = 1.0
 
 
@@ -39,6 +41,7 @@ class PollingRelay:
         self.carriage = carriage
         self.patience = Deadlines(carriage.limits.handshake_seconds, Poll.expired)
         self._smartrest = smartrest
+        self._known: tuple[AnswerHead | None, bool, bytes] = None, False, b""
 
     def check(self, request: Request) -> None:
         """Judge a request before its body is read. Raises BadRequest."""
@@ -50,6 +53,14 @@ class PollingRelay:
     def poll(self, door: Door, request: Request) -> "Poll":
         """Take a request."""
         return Poll(self, door, request)
+
+    def head_of(self, answer: AnswerHead, *, secure: bool) -> bytes:
+        """What goes down of the head of upstream's answer; the last one is kept, as is the answer itself."""
+        known, was_secure, head = self._known
+        if known is not answer or was_secure is not secure:
+            head = write_answer(answer.status, self.carriage.crossing.down_headers(answer.headers, secure=secure))
+            self._known = answer, secure, head
+        return head
 
     def close(self) -> None:
         """Wait for nobody any more."""
@@ -77,6 +88,7 @@ class Poll:
         "_negotiation",
         "_relay",
         "_replies",
+        "_request",
         "_size",
         "_wire",
     )
@@ -85,9 +97,10 @@ class Poll:
         self._relay = relay
         self._carriage = relay.carriage
         self._door = door
+        self._request = request
         self._head = request.head
         self._endpoint = request.endpoint
-        self._negotiation: Negotiation[Credential]
+        self._negotiation: Negotiation[Credential] = relay.carriage.handshakes.negotiation(None, request.endpoint)
         self._batch: Batch = []  # what went up
         self._replies: Batch = []  # our own, which go in front of upstream's
         self._dialling: asyncio.Task[None] | None = None
@@ -110,7 +123,6 @@ class Poll:
         """
         carriage = self._carriage
         carriage.live.join("long-polling", self)
-        self._negotiation = carriage.handshakes.negotiation(None, self._endpoint)
         try:
             if self._head.value("x-id") is not None:
                 self._pass_through(body)
@@ -127,7 +139,7 @@ class Poll:
         try:
             self._choose_credential(own=bool(own) or self._brings_token(body))
             up = self._negotiation.from_client(body, now())
-            headers = self._up_headers(own) | {"Content-Type": JSON}
+            post = self._prepared(own)
         except NoCredential as problem:
             self._negotiation.refuse_pending("no_credential")  # counted below, with the whole body
             self._refuse(body, no_credential(problem), problem)
@@ -137,35 +149,34 @@ class Poll:
             self._finish(up.replies)
             return
         self._batch, self._replies = up.batch, up.replies
-        self._send(headers, up.payload)
+        self._send(post, up.payload)
 
     def _pass_through(self, body: bytes) -> None:
         """Let a SmartREST body go up as it is, with the credential in the headers."""
         if self._carriage.live.draining:
             raise Draining
         self._choose_credential(own=False)
-        self._send(self._up_headers({}) | {"X-Id": self._head.value("x-id") or "", "Content-Type": "text/plain"}, body)
+        self._send(self._prepared({}), body)
 
-    def _send(self, headers: Mapping[str, str], payload: bytes) -> None:
+    def _send(self, post: Prepared, payload: bytes) -> None:
         if self._negotiation.pending:
             self._relay.patience.start(self)
-        wire = self._carriage.upstream.pooled(headers)
+        wire = self._carriage.upstream.pooled(post)
         if wire is not None:
-            self._ask(wire, headers, payload)
+            self._ask(wire, post, payload)
         else:
-            self._dialling = asyncio.get_running_loop().create_task(self._dial(headers, payload))
+            self._dialling = asyncio.get_running_loop().create_task(self._dial(post, payload))
 
-    async def _dial(self, headers: Mapping[str, str], payload: bytes) -> None:
+    async def _dial(self, post: Prepared, payload: bytes) -> None:
         try:
-            wire = await self._carriage.upstream.connect(headers)
-            self._ask(wire, headers, payload)
+            self._ask(await self._carriage.upstream.connect(post), post, payload)
         except Exception as problem:  # noqa: BLE001 - the table decides; what it does not know is logged
             self.failed(problem)
 
-    def _ask(self, wire: Wire, headers: Mapping[str, str], payload: bytes) -> None:
+    def _ask(self, wire: Wire, post: Prepared, payload: bytes) -> None:
         self._wire = wire
         self._carriage.metrics.relayed("long-polling", "up", len(payload))
-        self._carriage.upstream.post(wire, self._head.path, headers, payload, self)
+        wire.ask(post, payload, self)
 
     # Down: streamed ---------------------------------------------------------------------------------------------------
 
@@ -183,7 +194,8 @@ class Poll:
         if self._is_held or self._joiner is not None:
             length = None
         self._is_flowing = length is not None or not is_good
-        self._start(answer.status, answer.headers, length)
+        self._has_started = True
+        self._door.start(answer.status, self._relay.head_of(answer, secure=self._head.secure), length)
 
     def came(self, data: bytes) -> None:
         """Take a piece of upstream's answer."""
@@ -204,6 +216,10 @@ class Poll:
         self._is_flowing = self._is_flowing or not data.isspace()
         if down := self._joiner.feed(data) if self._joiner is not None else data:
             self._door.send(down)
+
+    def flush(self) -> None:
+        """Let go what has come so far."""
+        self._door.flush()
 
     def ended(self) -> None:
         """Complete the answer."""
@@ -292,14 +308,10 @@ class Poll:
         """Answer with replies of our own, or end with them an answer of which only space has gone down."""
         payload = encode(replies)
         if not self._has_started:
-            self._start(HTTPStatus.OK, [("Content-Type", JSON)], len(payload))
+            self._door.start(HTTPStatus.OK, _OUR_HEAD, len(payload))
         self._door.send(payload)
         self._end()
         self._door.finish()
-
-    def _start(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> None:
-        self._has_started = True
-        self._door.start(status, self._carriage.crossing.down_headers(headers, secure=self._head.secure), length)
 
     def _fail(self, problem: Exception) -> None:
         """Answer by an HTTP status."""
@@ -361,14 +373,25 @@ class Poll:
         """Whether a handshake brings the client's own token where that counts; then nothing of ours goes with it."""
         return self._carriage.handshakes.client_authn is ClientAuthn.FILL and brings_token(body)
 
-    def _up_headers(self, own: Mapping[str, str]) -> dict[str, str]:
-        """The headers that go up, with one kind of credential. Raises NoCredential while a half of it is missing."""
+    def _prepared(self, own: Mapping[str, str]) -> Prepared:
+        """The POST that goes up, with one kind of credential. Raises NoCredential while a half of it is missing."""
         credential = self._negotiation.credential
+        known = self._request.prepared
+        if known is not None and known[0] == credential:
+            return known[1]
+        head, crossing = self._head, self._carriage.crossing
         if credential is None:
-            return self._carriage.crossing.post_headers(self._head, own, {})
-        if credential.authn() is None:
+            headers = crossing.post_headers(head, own, {})
+        elif credential.authn() is None:
             raise NoCredential("No XSRF token: send it as X-XSRF-TOKEN, or in the handshake")
-        return self._carriage.crossing.post_headers(self._head, credential.headers(), credential.cookies())
+        else:
+            headers = crossing.post_headers(head, credential.headers(), credential.cookies())
+        x_id = head.value("x-id")
+        more = {"Content-Type": JSON} if x_id is None else {"X-Id": x_id, "Content-Type": "text/plain"}
+        post = self._carriage.upstream.prepare(head.path, headers | more)
+        if credential is not None:
+            self._request.prepared = credential, post
+        return post
 
 
 def _check_content(head: Head) -> None:

@@ -18,7 +18,7 @@ from proxy.bayeux.negotiation import Negotiation, Outcome
 from proxy.credentials.kinds import Credential
 from proxy.deadlines import Deadlines
 from proxy.head import Head
-from proxy.http1 import write_answer
+from proxy.http1 import LINE_END, write_answer
 from proxy.relay.carriage import Carriage, now
 from proxy.relay.door import Door
 from proxy.relay.failures import (
@@ -60,6 +60,8 @@ _KEY_BYTES: Final = 16
 _WRITE_BUFFER_BYTES: Final = 32 * 1024  # more that a side does not take pauses the other
 _READ_BYTES: Final = 64 * 1024
 _HEARTBEAT: Final = b"c8y-realtime-proxy"  # what our own pings say, so that their pongs are told from others
+_QUIET: Final = 1
+_ASKED: Final = 2
 _NO_STATUS: Final = 1005  # a close frame without a code, as RFC 6455, 7.1.5 calls it
 
 
@@ -122,15 +124,13 @@ class WebSocketRelay:
         return line, credential
 
     def _accepting(self, head: Head, line: Line) -> bytes:
-        return write_answer(
-            101,
-            [
-                ("Upgrade", "websocket"),
-                ("Connection", "Upgrade"),
-                ("Sec-WebSocket-Accept", line.answer.value("sec-websocket-accept") or ""),
-                *self._carriage.crossing.down_headers(line.answer.headers, secure=head.secure),
-            ],
-        )
+        headers = [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", line.answer.value("sec-websocket-accept") or ""),
+            *self._carriage.crossing.down_headers(line.answer.headers, secure=head.secure),
+        ]
+        return write_answer(101, headers) + LINE_END
 
     def _count(self) -> None:
         for socket in self.sockets:
@@ -154,13 +154,16 @@ class _Socket:
     """Both legs of one WebSocket and the handshakes in flight on it."""
 
     __slots__ = (
+        "_bytes_up",
         "_carriage",
         "_endpoint",
         "_has_refused",
         "_held",
         "_is_over",
+        "_messages_up",
         "_negotiation",
         "_owed",
+        "_passes",
         "_reader",
         "_reading",
         "_relay",
@@ -180,6 +183,8 @@ class _Socket:
         self._reading: FrameReader | None = None  # while something that came down is read rather than passed
         self._held = b""  # a piece of a frame's head that came down
         self._owed = b""  # our own replies, until the next boundary
+        self._passes = True  # whether what comes down need not be looked at, but for the heads of its frames
+        self._messages_up = self._bytes_up = 0
         self._has_refused = False
         self._is_over = False
         self._waited_since: float | None = None  # when the handshake was read whose answer is waited for
@@ -225,15 +230,19 @@ class _Socket:
     def _judge(self, payload: bytes) -> None:
         """Let a payload go up as far as it may; what we refuse of it is answered by ourselves."""
         up = self._negotiation.from_client(payload, now())
-        self._settle(up.outcomes)
-        self._be_patient()
         if up.payload is not None:
-            self._carriage.metrics.relayed("websocket", "up", len(up.payload))
+            self._messages_up += 1
+            self._bytes_up += len(up.payload)
             self.upstream.send(TEXT, up.payload)
+        if self._negotiation.pending:
+            self._passes = False
+            self._be_patient()
         if up.replies:
+            self._settle(up.outcomes)
             self._reply(frame(TEXT, encode(up.replies)))
             self._has_refused = True
-        self._end_if_refused()
+        if self._has_refused:
+            self._end_if_refused()
 
     def _reply(self, reply: bytes) -> None:
         """Send a reply of our own, in between what comes from upstream."""
@@ -241,36 +250,48 @@ class _Socket:
             self.client.write(reply)
         else:
             self._owed += reply
+            self._passes = False
 
     # Down: bytes pass as they come ------------------------------------------------------------------------------------
 
     def descend(self, data: bytes) -> None:
         """Take what upstream sent."""
-        if self._held:
-            data, self._held = self._held + data, b""
         try:
+            if self._passes:
+                passed = self._walk.pass_over(data)
+                if passed == len(data):
+                    self.client.transport.write(data)
+                    return
+                data = self._pass_down(data, passed)
+            if self._held:
+                data, self._held = self._held + data, b""
             while data:
-                data = self._pass_down(data)
+                data = self._look_down(data)
+            self._consider()
         except Exception as problem:  # noqa: BLE001 - as above
             self._end(_as_ended(problem, "upstream"))
 
-    def _pass_down(self, data: bytes) -> bytes:
+    def _consider(self) -> None:
+        """Let what comes down pass from now on, unless there is a reason to look at it."""
+        self._passes = not (self._is_over or self._reading or self._held or self._owed or self._negotiation.pending)
+
+    def _look_down(self, data: bytes) -> bytes:
         """Pass on what need not be read, and read what must be; returns what is still to be looked at."""
         if self._reading is not None:
             return self._read_down(data)
         awaited = self._negotiation.pending
+        return self._pass_down(data, self._walk.pass_over(data, to_boundary=awaited or self._owed != b""))
+
+    def _pass_down(self, data: bytes, passed: int) -> bytes:
+        """Pass on so many bytes, and find out what those behind them are; returns what is still to be looked at."""
         walk = self._walk
-        passed = walk.pass_over(data, to_boundary=awaited or self._owed != b"")
-        if passed == len(data) and not self._owed:  # nearly always
-            self.client.write(data)
-            return b""
         if passed:
             self.client.write(data[:passed])
             data = data[passed:]
         if self._owed and walk.is_at_boundary:
             self.client.write(self._owed)
             self._owed = b""
-        elif data and (data[0] & CLOSE or (awaited and walk.is_at_boundary)):
+        elif data and (data[0] & CLOSE or (self._negotiation.pending and walk.is_at_boundary)):
             self._reading = FrameReader(masked=False, limit=self._carriage.limits.upstream_payload_bytes)
         elif not passed:
             self._held = data
@@ -317,7 +338,8 @@ class _Socket:
 
     def lost(self, leg: "_Leg") -> None:
         """Take note that the connection of a leg is no more."""
-        self._end(LegEnded(leg.side, None))
+        if not self._is_over:
+            self._end(LegEnded(leg.side, None))
         if self.client.is_lost and self.upstream.is_lost:
             self._relay.closing.stop(self)
             self.count()
@@ -334,10 +356,11 @@ class _Socket:
         self.upstream.transport.abort()
 
     def count(self) -> None:
-        """Bring what came down since the last time into the metrics."""
-        walk = self._walk
-        self._carriage.metrics.relayed("websocket", "down", walk.size, walk.messages)
-        walk.messages = walk.size = 0
+        """Bring what crossed since the last time into the metrics."""
+        walk, relayed = self._walk, self._carriage.metrics.relayed
+        relayed("websocket", "down", walk.size, walk.messages)
+        relayed("websocket", "up", self._bytes_up, self._messages_up)
+        walk.messages = walk.size = self._bytes_up = self._messages_up = 0
 
     def beat(self) -> None:
         """Ask each side that said nothing since the last time whether it is still there."""
@@ -345,14 +368,14 @@ class _Socket:
             return
         for leg in (self.client, self.upstream):
             if self.other(leg).is_full:  # then it is not read, and its pong would not be seen
-                leg.is_asked = leg.is_quiet = False
-            elif leg.is_asked and leg.is_quiet:
+                leg.quiet_beats = 0
+            elif leg.quiet_beats == _ASKED:
                 leg.transport.abort()
-            elif leg.is_quiet and not leg.is_full and (leg is self.upstream or self._walk.is_at_frame):
-                leg.is_asked = True
+            elif leg.quiet_beats == 0:
+                leg.quiet_beats = _QUIET
+            elif not leg.is_full and (leg is self.upstream or self._walk.is_at_frame):
+                leg.quiet_beats = _ASKED
                 leg.send(PING, _HEARTBEAT)
-            else:
-                leg.is_asked, leg.is_quiet = False, True
 
     def _end(self, problem: Exception) -> None:
         """Record what got no answer, and close both legs, each in its own words; once."""
@@ -364,6 +387,7 @@ class _Socket:
                 self._leg(ended.side).hang_up()
             return
         self._is_over = True
+        self._passes = False
         end = closing(problem)
         if end is None:
             log.error("A relayed WebSocket ended by a fault of ours", exc_info=problem)
@@ -406,7 +430,7 @@ class _Socket:
 class _Leg(asyncio.BaseProtocol):
     """One side of a WebSocket: its transport, and what is known of it."""
 
-    __slots__ = ("_socket", "is_asked", "is_deaf", "is_full", "is_lost", "is_quiet", "is_silent", "transport")
+    __slots__ = ("_socket", "is_deaf", "is_full", "is_lost", "is_silent", "quiet_beats", "transport")
 
     side: Side
 
@@ -417,8 +441,7 @@ class _Leg(asyncio.BaseProtocol):
         self.is_silent = False  # nothing more is sent: the close frame is out
         self.is_deaf = False  # nothing that comes can be read any more, since something in it broke the protocol
         self.is_full = False  # what was sent waits to be taken
-        self.is_quiet = False  # nothing came since the last heartbeat
-        self.is_asked = False  # our last ping is not answered yet
+        self.quiet_beats = 0  # _QUIET when nothing came since the last heartbeat, _ASKED when our ping is not answered
 
     def begin(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -482,7 +505,7 @@ class _ClientLeg(_Leg, asyncio.Protocol):
     side: Side = "client"
 
     def data_received(self, data: bytes) -> None:
-        self.is_quiet = self.is_asked = False
+        self.quiet_beats = 0
         if not self.is_deaf:
             self._socket.climb(data)
 
@@ -498,10 +521,12 @@ class _UpstreamLeg(_Leg, asyncio.BufferedProtocol):
         return _read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(_read_buffer[:nbytes]))
+        self.quiet_beats = 0
+        if not self.is_deaf:
+            self._socket.descend(bytes(_read_buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        self.is_quiet = self.is_asked = False
+        self.quiet_beats = 0
         if not self.is_deaf:
             self._socket.descend(data)
 

@@ -1,14 +1,13 @@
 """Upgrades and POSTs to the one upstream."""
 
-import asyncio
 import logging
 import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from proxy.http1 import write_request
+from proxy.deadlines import TimeLimit
 from proxy.upstream.dialling import DialFailed, Dialler, Line
-from proxy.upstream.posts import Asker, BadAnswer, Pool, UpstreamUnavailable, Wire, key_of
+from proxy.upstream.posts import BadAnswer, Pool, Prepared, UpstreamUnavailable, Wire, prepare
 
 
 log = logging.getLogger(__name__)
@@ -40,12 +39,13 @@ class Upstream:
         idle_seconds: float,
         max_head_bytes: int,
     ) -> None:
-        self._open_seconds = open_seconds
+        self._opening = TimeLimit(open_seconds)
         self._dialler = Dialler(url, tls=tls, proxy_url=proxy_url, max_head_bytes=max_head_bytes)
         self._pool = Pool(idle_seconds=idle_seconds, max_head_bytes=max_head_bytes, unavailable=self._unavailable)
 
     def close(self) -> None:
         """Cut off every connection that carries POSTs; those of WebSockets belong to who dialled them."""
+        self._opening.close()
         self._pool.close()
 
     async def dial(self, path: str, key: str, headers: Mapping[str, str]) -> Line:
@@ -58,8 +58,7 @@ class Upstream:
             "Sec-WebSocket-Key": key,
         }
         try:
-            async with asyncio.timeout(self._open_seconds):
-                line = await self._dialler.ask(path, (asked | dict(headers)).items())
+            line = await self._opening.within(self._dialler.ask(path, (asked | dict(headers)).items()))
         except (DialFailed, TimeoutError, OSError) as error:
             raise self._unavailable(error) from None
         if line.answer.status != HTTPStatus.SWITCHING_PROTOCOLS or any(
@@ -69,22 +68,20 @@ class Upstream:
             raise UpgradeRejected(line.answer.status)
         return line
 
-    def pooled(self, headers: Mapping[str, str]) -> Wire | None:
-        """A connection for a POST with these headers that is open already, or None."""
-        return self._pool.take(key_of(headers))
+    def prepare(self, path: str, headers: Mapping[str, str]) -> Prepared:
+        """Make a POST out of its headers."""
+        return prepare(path, {"Host": self._dialler.host, **headers})
 
-    async def connect(self, headers: Mapping[str, str]) -> Wire:
-        """A fresh connection for a POST with these headers. Raises UpstreamUnavailable."""
+    def pooled(self, post: Prepared) -> Wire | None:
+        """A connection for a POST that is open already, or None."""
+        return self._pool.take(post.key)
+
+    async def connect(self, post: Prepared) -> Wire:
+        """A fresh connection for a POST. Raises UpstreamUnavailable."""
         try:
-            async with asyncio.timeout(self._open_seconds):
-                return self._pool.add(key_of(headers), await self._dialler.connect())
+            return self._pool.add(post.key, await self._opening.within(self._dialler.connect()))
         except (DialFailed, TimeoutError, OSError) as error:
             raise self._unavailable(error, was_asked=False) from None
-
-    def post(self, wire: Wire, path: str, headers: Mapping[str, str], body: bytes, asker: Asker) -> None:
-        """Send a POST on a connection that was made for its headers; `asker` is told what comes of it."""
-        told = {"Host": self._dialler.host, **headers, "Content-Length": str(len(body))}
-        wire.ask(write_request("POST", path, told.items()) + body, asker)
 
     def _unavailable(self, error: Exception, *, was_asked: bool = True) -> UpstreamUnavailable:
         # The text of a foreign error may quote what was sent, so only its kind is told, and that to the log.

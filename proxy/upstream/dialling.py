@@ -10,7 +10,7 @@ from socket import SOCK_STREAM
 from typing import Final, Protocol, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from proxy.http1 import END, AnswerHead, MalformedHead, read_answer, write_request
+from proxy.http1 import END, LINE_END, AnswerHead, MalformedHead, read_answer, write_request
 
 
 _NAME_SECONDS: Final = 10.0  # how long the addresses of a name are taken for known
@@ -71,7 +71,7 @@ class Dialler:
         try:
             transport, waiting = await self._open()
             try:
-                transport.write(write_request("GET", path, headers))
+                transport.write(write_request("GET", path, headers) + LINE_END)
                 return Line(transport, read_answer(await waiting.head), waiting)
             except BaseException:
                 transport.abort()
@@ -119,7 +119,7 @@ class Dialler:
         if self._proxy is not None and self._proxy.username is not None:
             told = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}"
             headers.append(("Proxy-Authorization", f"Basic {b64encode(told.encode()).decode()}"))
-        transport.write(write_request("CONNECT", target, headers))
+        transport.write(write_request("CONNECT", target, headers) + LINE_END)
         if read_answer(await waiting.head).status != HTTPStatus.OK or waiting.rest:
             raise DialFailed("The HTTP proxy on the way to upstream did not let us through")
 

@@ -6,11 +6,22 @@ is thrown away after an abort, an early answer, a byte too many, or a doubt abou
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol
 
 from proxy.deadlines import Deadlines
-from proxy.http1 import END, AnswerHead, Chunked, MalformedBody, MalformedHead, Sized, Unbounded, read_answer
+from proxy.http1 import (
+    END,
+    AnswerHead,
+    Chunked,
+    MalformedBody,
+    MalformedHead,
+    Sized,
+    Unbounded,
+    read_answer,
+    write_request,
+)
 
 
 _POOLED_SECONDS: Final = 15.0
@@ -37,9 +48,25 @@ class BadAnswer(Exception):
     """An answer that cannot be read in one way only, or is none. The text quotes nothing of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A POST but for its body: what tells apart connections that carry different credentials and cookies, and the
+    head, but for the value of `Content-Length` at its end.
+    """
+
+    key: Key
+    head: bytes = field(repr=False)
+
+
+def prepare(path: str, headers: Mapping[str, str]) -> Prepared:
+    """Make a POST out of its headers. Raises MalformedHead."""
+    key = tuple(headers.get(name) for name in _CARRIED)
+    return Prepared(key, write_request("POST", path, headers.items()) + b"Content-Length: ")
+
+
 class Asker(Protocol):
     """Who asked, and is told what comes of it: once `answered`, then `came` for each piece of the body, then `ended`;
-    or at any time `failed`, which is the last.
+    or at any time `failed`, which is the last. `flush` says that there is no more for now.
     """
 
     def answered(self, answer: AnswerHead, length: int | None) -> None:
@@ -50,6 +77,10 @@ class Asker(Protocol):
         """Take a piece of the body, at least one byte."""
         ...
 
+    def flush(self) -> None:
+        """Pass on what has gathered."""
+        ...
+
     def ended(self) -> None:
         """Take note that the answer is complete."""
         ...
@@ -57,11 +88,6 @@ class Asker(Protocol):
     def failed(self, error: Exception) -> None:
         """Take note that there will be no complete answer: UpstreamUnavailable, or what the asker itself raised."""
         ...
-
-
-def key_of(headers: Mapping[str, str]) -> Key:
-    """What tells apart connections that carry different credentials and cookies, from the headers of a POST."""
-    return tuple(headers.get(name) for name in _CARRIED)
 
 
 class Pool:
@@ -77,6 +103,7 @@ class Pool:
         self.max_head_bytes = max_head_bytes
         self.unavailable = unavailable
         self.silent = Deadlines(idle_seconds, Wire.is_silent)
+        self._known: tuple[bytes, AnswerHead] | None = None
         self._unused = Deadlines(_POOLED_SECONDS, Wire.close)
         self._waiting: dict[Key, list[Wire]] = {}
         self._wires: set[Wire] = set()
@@ -98,6 +125,15 @@ class Pool:
         transport.set_protocol(wire)
         self._wires.add(wire)
         return wire
+
+    def read(self, head: bytes) -> AnswerHead:
+        """Read the head of an answer. Raises MalformedHead.
+
+        Under load, many say the same: the last one is kept, so that those are read once, and are one object.
+        """
+        if self._known is None or self._known[0] != head:
+            self._known = head, read_answer(head)
+        return self._known[1]
 
     def give_back(self, wire: "Wire") -> None:
         """Let a connection wait for its next POST."""
@@ -137,11 +173,11 @@ class Wire(asyncio.Protocol):
         self._answer: AnswerHead | None = None
         self._body: Sized | Chunked | Unbounded | None = None
 
-    def ask(self, request: bytes, asker: Asker) -> None:
-        """Send a POST, head and body."""
+    def ask(self, post: Prepared, body: bytes, asker: Asker) -> None:
+        """Send a POST."""
         self._asker = asker
         self._pool.silent.start(self)
-        self._transport.write(request)
+        self._transport.write(b"%b%d\r\n\r\n%b" % (post.head, len(body), body))
 
     def hold_back(self) -> None:
         """Read nothing for now."""
@@ -171,12 +207,14 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
             return
         asker = self._asker
-        self._pool.silent.start(self)
         try:
             if self._body is None:
                 self._read_head(data)
             else:
                 self._read_body(self._body, data)
+            if self._asker is not None:
+                self._pool.silent.start(self)
+                self._asker.flush()
         except (MalformedHead, MalformedBody, BadAnswer) as error:
             self._fail(BadAnswer(str(error)))
         except Exception as error:  # noqa: BLE001 - if the asker did not hear of it, its client would wait for ever
@@ -201,7 +239,7 @@ class Wire(asyncio.Protocol):
         if not found:
             return
         self._head = b""
-        answer = self._answer = read_answer(head + found)
+        answer = self._answer = self._pool.read(head + found)
         if answer.status < HTTPStatus.OK or (answer.value("content-encoding") or "identity") != "identity":
             raise BadAnswer("the answer is none that was asked for")
         body = self._body = answer.body()
