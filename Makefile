@@ -48,7 +48,7 @@ imports: $(VENV)/.tools
 coverage: $(VENV)/.tools ## tests with branch coverage
 	$(BIN)/coverage run -m pytest && $(BIN)/coverage report
 
-e2e: $(VENV)/.tools ## real CometD and Faye servers, official clients, Chromium
+e2e: $(VENV)/.tools ## real CometD and Faye servers, official clients, Chromium; a table of WebSocket conformance
 	tests/e2e/setup
 	$(BIN)/python -m pytest tests/e2e -p no:randomly
 
