@@ -48,11 +48,13 @@ imports: $(VENV)/.tools
 coverage: $(VENV)/.tools ## tests with branch coverage
 	$(BIN)/coverage run -m pytest && $(BIN)/coverage report
 
-e2e: $(VENV)/.tools ## real CometD and Faye servers, official clients, Chromium
+e2e: $(VENV)/.tools ## real CometD and Faye servers, official clients, Chromium; a table of WebSocket conformance
 	tests/e2e/setup
 	$(BIN)/python -m pytest tests/e2e -p no:randomly
 
-e2e-full: e2e ## e2e and the heavier suites
+e2e-full: e2e ## e2e and the heavier suites: WebSocket conformance by Autobahn's, where there is a Python 2.7
+	tests/e2e/conformance/setup
+	@if [ -d tests/e2e/conformance/.venv ]; then set -x; $(BIN)/python -m pytest tests/e2e/conformance/autobahn.py; fi
 
 lock: $(VENV)/.python ## resolve the dependencies anew and pin them by hash
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
