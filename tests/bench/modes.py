@@ -1,0 +1,235 @@
+"""What is done to each proxy, and one measured run of it."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from tests.bench.peers import CERTIFICATE, KEY, TARGET, Running, free_port
+
+
+_SETUP_SECONDS: Final = 30  # what the load generator may take to set up, and to end after its time
+_SETTLE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One kind of load. `load` is the load generator's word for it; `rate` is in messages a second, `size` in bytes.
+
+    `counts_memory` means a fresh process for each run, and its PSS with and without the clients.
+    """
+
+    load: str
+    unit: str
+    clients: int
+    size: int = 500
+    rate: int = 5000
+    counts_memory: bool = False
+    peers: tuple[str, ...] | None = None
+
+
+_THAT_ARE_COUNTED: Final = ("nginx", "nginx64k", "haproxy", "node-http-proxy", "node-ws", "proxy")
+_THAT_GROW: Final = ("nginx", "haproxy", "node-ws", "proxy")
+
+MODES: Final = (
+    {
+        "handshake": Mode("handshake", "handshake", 64),
+        "flood": Mode("flood", "message", 50),
+        "paced": Mode("paced", "message", 100),
+        "burst": Mode("paced", "message", 100, rate=15_000),
+        "burst16k": Mode("paced", "message", 100, size=16_000),
+        "echo": Mode("echo", "round trip", 50, size=200),
+        "longpoll": Mode("longpoll", "request", 50),
+    }
+    | {
+        f"idle-{clients}": Mode("idle", "client", clients, counts_memory=True, peers=_THAT_GROW)
+        for clients in (1000, 5000, 9000)
+    }
+    | {"stalled": Mode("stalled", "client", 20, size=2000, counts_memory=True, peers=_THAT_ARE_COUNTED)}
+    | {
+        f"growth-{clients}": Mode("paced", "message", clients, counts_memory=True, peers=_THAT_GROW)
+        for clients in (10, 100, 1000, 5000)
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A mode, with upstream plain or behind TLS."""
+
+    mode: str
+    tls: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.mode}-tls" if self.tls else self.mode
+
+
+WHOLE: Final = (
+    *(Case(mode) for mode in MODES),
+    Case("handshake", tls=True),
+    *(Case(mode, tls=True) for mode in MODES if mode.startswith("idle")),
+)
+"""What is measured when nothing else is asked for."""
+
+
+def cases_of(names: Iterable[str], *, tls: bool) -> Iterator[Case]:
+    """The cases that are asked for: `paced`, `idle` for all of that kind, `paced-tls`. Raises ValueError."""
+    for name in names:
+        kind = name.removesuffix("-tls")
+        modes = [mode for mode in MODES if mode == kind or mode.startswith(f"{kind}-")]
+        if not modes:
+            raise ValueError(f"no mode {name}: there are {', '.join(MODES)}, each with -tls too")
+        yield from (Case(mode, tls or kind != name) for mode in modes)
+
+
+class Row(msgspec.Struct):
+    """What one run of one case showed of one proxy. Times in seconds, latencies in microseconds, memory in KiB (PSS);
+    `failure` tells why there is nothing else.
+    """
+
+    repetition: int
+    case: str
+    peer: str
+    clients: int
+    failure: str = ""
+    done: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    kib_without: int = 0
+    kib_with: int = 0
+    p50: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+
+class _Said(msgspec.Struct):
+    """A line of the load generator."""
+
+    ready: int = 0
+    done: int = 0
+    seconds: float = 0.0
+    p50: float | None = None
+    p99: float | None = None
+    max: float | None = None
+    failure: str = ""
+
+
+class _Failed(Exception):
+    """The load generator saw something that must not be, or did not end."""
+
+
+class Upstream:
+    """The fake upstream as a child process: `port` is plain, `tls_port` is behind TLS."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.tls_port = free_port()
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [TARGET / "upstream", str(self.port), str(self.tls_port), CERTIFICATE, KEY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout
+        if self._process.stdout.readline() != b"ready\n":
+            raise RuntimeError("upstream does not start")
+
+    def port_for(self, *, tls: bool) -> int:
+        """Where a proxy finds it."""
+        return self.tls_port if tls else self.port
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate(timeout=10)
+
+
+class _Load:
+    """The load generator as a child process, which waits for a line between its steps."""
+
+    def __init__(self, running: Running, upstream: int, mode: Mode, milliseconds: int) -> None:
+        options = {
+            "port": running.port,
+            "upstream": upstream,
+            "clients": mode.clients,
+            "milliseconds": milliseconds,
+            "size": mode.size,
+            "rate": mode.rate,
+            "authn": int(not running.peer.injects),
+            "limit": _SETUP_SECONDS,
+        }
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [TARGET / "load", mode.load, *(f"{name}={value}" for name, value in options.items())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._watchdog = threading.Timer(3 * _SETUP_SECONDS + milliseconds / 1000, self._process.kill)
+        self._watchdog.start()
+
+    def __enter__(self) -> "_Load":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watchdog.cancel()
+        self._process.kill()
+        self._process.communicate()
+
+    def hear(self) -> _Said:
+        """What it says next. Raises _Failed."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        said = msgspec.json.decode(line, type=_Said) if line else _Said(failure="the load generator ended")
+        if said.failure:
+            raise _Failed(said.failure)
+        return said
+
+    def go_on(self) -> None:
+        """Let it take the next step."""
+        assert self._process.stdin
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        """Let it look at what is left, and end. Raises _Failed."""
+        said, _ = self._process.communicate(b"\n")
+        if self._process.returncode:
+            raise _Failed(msgspec.json.decode(said, type=_Said).failure if said else "the load generator died")
+
+
+def measure(case: Case, running: Running, upstream: Upstream, *, seconds: float, repetition: int) -> Row:
+    """One run of one case on a proxy that runs already."""
+    mode = MODES[case.mode]
+    row = Row(repetition, str(case), running.name, mode.clients)
+    try:
+        if mode.counts_memory:
+            _warm_up(running, upstream)
+            time.sleep(_SETTLE_SECONDS)
+            row.kib_without = running.pss_kib()
+        with _Load(running, upstream.port, mode, round(seconds * 1000)) as load:
+            load.hear()
+            if mode.counts_memory:
+                time.sleep(_SETTLE_SECONDS)
+                row.kib_with = running.pss_kib()
+            before = running.cpu_seconds()
+            load.go_on()
+            said = load.hear()
+            row.cpu_seconds = running.cpu_seconds() - before
+            if mode.load == "stalled":
+                row.kib_with = running.pss_kib()
+            load.end()
+    except _Failed as failure:
+        row.failure = str(failure)
+        return row
+    row.done, row.seconds, row.p50, row.p99, row.max = said.done, said.seconds, said.p50, said.p99, said.max
+    return row
+
+
+def _warm_up(running: Running, upstream: Upstream) -> None:
+    """A few handshakes, so that what a proxy allocates once is not counted as its clients'."""
+    with _Load(running, upstream.port, Mode("handshake", "handshake", 4), 300) as load:
+        load.hear()
+        load.go_on()
+        load.hear()
+        load.end()
