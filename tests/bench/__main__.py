@@ -1,7 +1,7 @@
 """Measures the proxy beside its peers: `python -m tests.bench --help`."""
 
 import argparse
-import datetime
+import datetime as dt
 import os
 import platform
 import shlex
@@ -83,8 +83,8 @@ def _measure(cases: Sequence[Case], peers: Sequence[str], *, seconds: float, rep
         for repetition in range(repetitions):
             for case in cases:
                 mode = MODES[case.mode]
-                for name in peers:
-                    if (name, case.tls) not in standing or (mode.peers is not None and name not in mode.peers):
+                for name in peers if repetition % 2 == 0 else reversed(peers):
+                    if (name, case.tls) not in standing or not mode.is_for(name, repetition):
                         continue
                     with ExitStack() as once:
                         running = standing[name, case.tls]
@@ -119,7 +119,7 @@ def _report(figures: Figures) -> str:
     return (
         "# Results\n\n"
         "Made by the command below, not by hand. [README.md](README.md) tells what is measured and how to read it.\n\n"
-        f"- `{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}\n"
+        f"- `{command}`, {dt.datetime.now(dt.UTC):%Y-%m-%d}\n"
         f"- {_machine()}\n- {_versions()}\n\n"
         f"## Against the targets\n\n{targets(figures)}\n## Everything\n\n{pictures}{tables(figures)}"
     )

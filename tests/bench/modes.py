@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -14,13 +14,15 @@ from tests.bench.peers import CERTIFICATE, KEY, TARGET, Running, free_port
 
 _SETUP_SECONDS: Final = 30  # what the load generator may take to set up, and to end after its time
 _SETTLE_SECONDS: Final = 0.5
+_IDLE_MILLISECONDS: Final = 200  # what an idle client takes, it takes at once
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
     """One kind of load. `load` is the load generator's word for it; `rate` is in messages a second, `size` in bytes.
 
-    `counts_memory` means a fresh process for each run, and its PSS with and without the clients.
+    `counts_memory` means a fresh process for each run, and its PSS with and without the clients; `once`, that the first
+    repetition is enough. `peers` are those that are measured, where it is not all.
     """
 
     load: str
@@ -29,11 +31,17 @@ class Mode:
     size: int = 500
     rate: int = 5000
     counts_memory: bool = False
+    once: bool = False
     peers: tuple[str, ...] | None = None
 
+    def is_for(self, peer: str, repetition: int) -> bool:
+        """Whether a peer is measured in this mode and repetition."""
+        return (self.peers is None or peer in self.peers) and not (self.once and repetition)
 
-_THAT_ARE_COUNTED: Final = ("nginx", "nginx64k", "haproxy", "node-http-proxy", "node-ws", "proxy")
-_THAT_GROW: Final = ("nginx", "haproxy", "node-ws", "proxy")
+
+_IDLE: Final = ("nginx", "haproxy", "proxy")
+_GROWING: Final = (*_IDLE, "node-ws")
+_STALLED: Final = (*_GROWING, "nginx64k", "node-http-proxy")
 
 MODES: Final = (
     {
@@ -46,12 +54,12 @@ MODES: Final = (
         "longpoll": Mode("longpoll", "request", 50),
     }
     | {
-        f"idle-{clients}": Mode("idle", "client", clients, counts_memory=True, peers=_THAT_GROW)
-        for clients in (1000, 5000, 9000)
+        f"idle-{clients}": Mode("idle", "client", clients, counts_memory=True, once=once, peers=_IDLE)
+        for clients, once in ((1000, False), (5000, True), (9000, True))
     }
-    | {"stalled": Mode("stalled", "client", 20, size=2000, counts_memory=True, peers=_THAT_ARE_COUNTED)}
+    | {"stalled": Mode("stalled", "client", 20, size=2000, counts_memory=True, peers=_STALLED)}
     | {
-        f"growth-{clients}": Mode("paced", "message", clients, counts_memory=True, peers=_THAT_GROW)
+        f"growth-{clients}": Mode("paced", "message", clients, counts_memory=True, peers=_GROWING)
         for clients in (10, 100, 1000, 5000)
     }
 )
@@ -168,7 +176,7 @@ class _Load:
         self._watchdog = threading.Timer(3 * _SETUP_SECONDS + milliseconds / 1000, self._process.kill)
         self._watchdog.start()
 
-    def __enter__(self) -> "_Load":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -207,7 +215,8 @@ def measure(case: Case, running: Running, upstream: Upstream, *, seconds: float,
             _warm_up(running, upstream)
             time.sleep(_SETTLE_SECONDS)
             row.kib_without = running.pss_kib()
-        with _Load(running, upstream.port, mode, round(seconds * 1000)) as load:
+        milliseconds = _IDLE_MILLISECONDS if mode.load == "idle" else round(seconds * 1000)
+        with _Load(running, upstream.port, mode, milliseconds) as load:
             load.hear()
             if mode.counts_memory:
                 time.sleep(_SETTLE_SECONDS)
@@ -227,8 +236,10 @@ def measure(case: Case, running: Running, upstream: Upstream, *, seconds: float,
 
 
 def _warm_up(running: Running, upstream: Upstream) -> None:
-    """A few handshakes, so that what a proxy allocates once is not counted as its clients'."""
-    with _Load(running, upstream.port, Mode("handshake", "handshake", 4), 300) as load:
+    """A few handshakes, so that what a proxy allocates once is not counted as its clients'. Not more: what they leave
+    free would be there for the clients to come, and not be counted at all.
+    """
+    with _Load(running, upstream.port, Mode("handshake", "handshake", 4), 20) as load:
         load.hear()
         load.go_on()
         load.hear()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,6 @@ TOKEN: Final = "dDEyMy9iZW5jaDpzZWNyZXQ="
 """The credential that the fake upstream accepts: t123/bench:secret in base64."""
 
 _START_SECONDS: Final = 15.0
-_STOP_SECONDS: Final = 3.0
 _PORTS: Final = iter(range(21_000, 32_000))  # below those that the kernel gives to outgoing connections
 
 
@@ -160,9 +160,7 @@ PEERS: Final[Mapping[str, Peer]] = {
         _nginx_command,
         configuration=_nginx("proxy_buffer_size 64k; proxy_buffers 4 64k; proxy_busy_buffers_size 64k;"),
     ),
-    "haproxy": Peer(
-        lambda place: ["haproxy", "-db", "-f", f"{place.directory}/configuration"], configuration=_haproxy
-    ),
+    "haproxy": Peer(lambda place: ["haproxy", "-db", "-f", f"{place.directory}/configuration"], configuration=_haproxy),
     "node-http-proxy": Peer(_node("http-proxy.mjs"), environment=_trusted_by_node),
     "node-ws": Peer(_node("ws.mjs", TOKEN), injects=True, environment=_trusted_by_node),
     "proxy": Peer(
@@ -223,16 +221,12 @@ class Running:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it, its children with it."""
+        """End it at once, its children with it."""
         if self._process is None or self._process.poll() is not None:
             return
-        tree = _tree(self._process.pid)
-        self._process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_SECONDS)
-        for process in reversed(tree):  # nobody who still runs is missed, nor is a child that outlives its parent
+        for process in _tree(self._process.pid):
             with suppress(ProcessLookupError):
-                os.kill(process, 9)
+                os.kill(process, signal.SIGKILL)
         self._process.wait()
 
     def cpu_seconds(self) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.bench.modes import MODES, Case, Row
+from tests.bench.modes import MODES, Row
 
 
 _KIB_ABOUT: Final = "KiB (PSS)"
@@ -97,9 +97,7 @@ class Target:
 
 
 def _cpu(case: str, bound: float, other: str = "nginx") -> Target:
-    return Target(
-        f"{case}: CPU", bound, f"x {other}", lambda figures: figures.ratio(case, "proxy", other, CPU)
-    )
+    return Target(f"{case}: CPU", bound, f"x {other}", lambda figures: figures.ratio(case, "proxy", other, CPU))
 
 
 def _rate(case: str, bound: float, other: str = "node-ws") -> Target:
@@ -307,8 +305,3 @@ def _draw_growth(figures: Figures, file: Path) -> None:
     left.set_ylim(bottom=0)
     left.legend(frameon=False)
     figure.savefig(file, metadata=_NO_DATE)
-
-
-def is_drawn(cases: Iterable[Case]) -> bool:
-    """Whether the cases are all that the report is made of."""
-    return {str(case) for case in cases} >= set(MODES)
