@@ -5,6 +5,7 @@ import datetime as dt
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Final
 import msgspec
 
 from tests.bench.modes import MODES, WHOLE, Case, Row, Upstream, cases_of, measure
-from tests.bench.peers import HERE, PEERS, TARGET, Running
+from tests.bench.peers import HERE, PEERS, RUNS, TARGET, Running
 from tests.bench.report import Figures, draw, tables, targets
 
 
@@ -72,6 +73,7 @@ def _options(arguments: Sequence[str]) -> _Options:
 def _measure(cases: Sequence[Case], peers: Sequence[str], *, seconds: float, repetitions: int) -> list[Row]:
     """All cases on all peers, then all again: neighbours in time are what is compared."""
     rows = []
+    shutil.rmtree(RUNS, ignore_errors=True)
     with ExitStack() as stack:
         upstream = stack.enter_context(closing(Upstream()))
         standing = {

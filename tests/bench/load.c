@@ -1,23 +1,24 @@
 /* The load generator: Bayeux clients that check what they get. One thread, epoll.
  *
- *   load MODE port=PORT upstream=PORT [clients=N] [milliseconds=N] [size=BYTES] [rate=N] [authn=1] [limit=S]
+ *   load MODE port=PORT upstream=PORT [clients=N] [size=BYTES] [rate=N] [authn=1] [limit=S]
  *
  * `port` is where the clients connect; `upstream` is where pushes are asked for, past the proxy. With authn=1 the clients
  * send the credential themselves, for a proxy that puts none in.
  *
- *   handshake   connect, upgrade, /meta/handshake, close; `clients` at a time for `milliseconds`
- *   flood       upstream pushes messages of `size` bytes as fast as they are taken, for `milliseconds`
- *   paced       upstream pushes `rate` messages a second in all, each in a send of its own, for `milliseconds`
+ *   handshake   connect, upgrade, /meta/handshake, close; `clients` at a time
+ *   flood       upstream pushes messages of `size` bytes as fast as they are taken
+ *   paced       upstream pushes `rate` messages a second in all, each in a send of its own
  *   echo        each client publishes `size` bytes, waits for the answer, and publishes again
  *   longpoll    each client POSTs /meta/connect, waits for the answer, and POSTs again
  *   idle        the clients have done their handshakes and subscribed, and do nothing
  *   stalled     upstream pushes as for flood; no client reads
  *
- * It says {"ready":N} when N clients are set up (handshaken, subscribed), and waits for a line on standard input; then it
- * works, prints the result, waits for another line, and ends. Whatever comes otherwise than it should, on any client,
- * ends it at once with {"failure":"..."} and exit code 1: what is measured is right, or it is not measured. `limit`
- * bounds the seconds of setup, and the seconds that the work may take. Latencies are in microseconds: from upstream's
- * send to our receipt of a paced message, or from the first byte sent to the last received of a closed loop. */
+ * It says {"ready":N} when N clients are set up (handshaken, subscribed). For each number on a line of standard input it
+ * works for as many milliseconds and prints the result; at the line "end" it ends. Whatever comes otherwise than it
+ * should, on any client, ends it at once with {"failure":"..."} and exit code 1: what is measured is right, or it is not
+ * measured. `limit` bounds the seconds of setup, and those that the work may take longer than it should. Latencies are in
+ * microseconds: from upstream's send to our receipt of a paced message, or from the first byte sent to the last received
+ * of a closed loop. */
 #include "wire.h"
 
 enum mode { HANDSHAKE, FLOOD, PACED, ECHO, LONGPOLL, IDLE, STALLED, MODES };
@@ -39,7 +40,7 @@ struct client {
 enum { AT_ONCE = 64, READ_SIZE = 1 << 18, PAYLOAD_MAX = 65536 };
 
 static enum mode mode;
-static unsigned long port, upstream_port, count = 50, milliseconds = 2000, size = 500, rate = 5000, authn, limit = 30;
+static unsigned long port, upstream_port, count = 50, size = 500, rate = 5000, authn, limit = 30;
 static unsigned group;
 static struct client *clients;
 static size_t opened, ready;
@@ -475,13 +476,6 @@ static void push(const char *what)
         fail("of %lu clients upstream knows %llu", count, members);
 }
 
-static void wait_for_line(void)
-{
-    char line[16];
-    if (!fgets(line, sizeof line, stdin))
-        exit(1);
-}
-
 static size_t in_use(enum stage stage)
 {
     size_t n = 0;
@@ -529,9 +523,10 @@ static void receive_pushed(uint64_t give_up)
         fail("%llu messages came, of %llu", (unsigned long long)done, (unsigned long long)pushed_total);
 }
 
-static void work(void)
+static void work(uint64_t milliseconds)
 {
     char what[128];
+    done = received_bytes = latency_count = 0;
     uint64_t start = now(), give_up = start + milliseconds * 1000000u + limit * 1000000000u;
     work_ends = start + milliseconds * 1000000u;
     switch (mode) {
@@ -546,6 +541,8 @@ static void work(void)
         break;
     case FLOOD:
         snprintf(what, sizeof what, "flood/%lu/%lu", size, 1000000000ul);
+        for (size_t i = 0; i < count; i++)
+            clients[i].number = 0;
         push(what);
         while (now() < work_ends)
             turn();
@@ -607,7 +604,7 @@ static void read_stalled(void)
 static void parse(int argc, char **argv)
 {
     const struct { const char *name; unsigned long *value; } options[] = {
-        {"port", &port}, {"upstream", &upstream_port}, {"clients", &count}, {"milliseconds", &milliseconds},
+        {"port", &port}, {"upstream", &upstream_port}, {"clients", &count},
         {"size", &size}, {"rate", &rate}, {"authn", &authn}, {"limit", &limit},
     };
     for (mode = 0; mode < MODES && (argc < 2 || strcmp(argv[1], mode_names[mode])); mode++)
@@ -622,7 +619,7 @@ static void parse(int argc, char **argv)
             *options[k].value = strtoul(argv[i] + n + 1, NULL, 10);
     }
     if (!is_understood || !port || !upstream_port || !count || size < PUSHED_MIN || size > PAYLOAD_MAX / 2 || !rate) {
-        fprintf(stderr, "load MODE port=PORT upstream=PORT [clients=N] [milliseconds=N] [size=BYTES] [rate=N] [authn=1] [limit=S]\n");
+        fprintf(stderr, "load MODE port=PORT upstream=PORT [clients=N] [size=BYTES] [rate=N] [authn=1] [limit=S]\n");
         exit(2);
     }
 }
@@ -640,10 +637,11 @@ int main(int argc, char **argv)
         abort();
     pushed_template(expected, size, group);
     prepare();
-    wait_for_line();
-    work();
-    report();
-    wait_for_line();
+    char line[32];
+    while (fgets(line, sizeof line, stdin) && *line != 'e') {
+        work(strtoul(line, NULL, 10));
+        report();
+    }
     if (mode == STALLED)
         read_stalled();
     return 0;

@@ -12,9 +12,11 @@ import msgspec
 from tests.bench.peers import CERTIFICATE, KEY, TARGET, Running, free_port
 
 
-_SETUP_SECONDS: Final = 30  # what the load generator may take to set up, and to end after its time
+_SETUP_SECONDS: Final = 60  # what the load generator may take to set up, and to end after its time
+_LIFE_SECONDS: Final = 300.0
 _SETTLE_SECONDS: Final = 0.5
-_IDLE_MILLISECONDS: Final = 200  # what an idle client takes, it takes at once
+_WARM_UP_SECONDS: Final = 0.25  # of the same load, unmeasured, for what is compiled while it runs
+_IDLE_SECONDS: Final = 0.2  # what an idle client takes, it takes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,6 @@ class Mode:
     """
 
     load: str
-    unit: str
     clients: int
     size: int = 500
     rate: int = 5000
@@ -42,24 +43,25 @@ class Mode:
 _IDLE: Final = ("nginx", "haproxy", "proxy")
 _GROWING: Final = (*_IDLE, "node-ws")
 _STALLED: Final = (*_GROWING, "nginx64k", "node-http-proxy")
+_USUAL: Final = ("direct", *_GROWING, "node-http-proxy")  # nginx's buffers do not matter to what is small
 
 MODES: Final = (
     {
-        "handshake": Mode("handshake", "handshake", 64),
-        "flood": Mode("flood", "message", 50),
-        "paced": Mode("paced", "message", 100),
-        "burst": Mode("paced", "message", 100, rate=15_000),
-        "burst16k": Mode("paced", "message", 100, size=16_000),
-        "echo": Mode("echo", "round trip", 50, size=200),
-        "longpoll": Mode("longpoll", "request", 50),
+        "handshake": Mode("handshake", 64, peers=_USUAL),
+        "flood": Mode("flood", 50),
+        "paced": Mode("paced", 100, peers=_USUAL),
+        "burst": Mode("paced", 100, rate=15_000, peers=_USUAL),
+        "burst16k": Mode("paced", 100, size=16_000),
+        "echo": Mode("echo", 50, size=200, peers=_USUAL),
+        "longpoll": Mode("longpoll", 50, peers=_USUAL),
     }
     | {
-        f"idle-{clients}": Mode("idle", "client", clients, counts_memory=True, once=once, peers=_IDLE)
+        f"idle-{clients}": Mode("idle", clients, counts_memory=True, once=once, peers=_IDLE)
         for clients, once in ((1000, False), (5000, True), (9000, True))
     }
-    | {"stalled": Mode("stalled", "client", 20, size=2000, counts_memory=True, peers=_STALLED)}
+    | {"stalled": Mode("stalled", 20, size=2000, counts_memory=True, peers=_STALLED)}
     | {
-        f"growth-{clients}": Mode("paced", "message", clients, counts_memory=True, peers=_GROWING)
+        f"growth-{clients}": Mode("paced", clients, counts_memory=True, peers=_GROWING)
         for clients in (10, 100, 1000, 5000)
     }
 )
@@ -155,14 +157,13 @@ class Upstream:
 
 
 class _Load:
-    """The load generator as a child process, which waits for a line between its steps."""
+    """The load generator as a child process, with its clients set up. Raises _Failed."""
 
-    def __init__(self, running: Running, upstream: int, mode: Mode, milliseconds: int) -> None:
+    def __init__(self, running: Running, upstream: int, mode: Mode) -> None:
         options = {
             "port": running.port,
             "upstream": upstream,
             "clients": mode.clients,
-            "milliseconds": milliseconds,
             "size": mode.size,
             "rate": mode.rate,
             "authn": int(not running.peer.injects),
@@ -173,8 +174,13 @@ class _Load:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._watchdog = threading.Timer(3 * _SETUP_SECONDS + milliseconds / 1000, self._process.kill)
+        self._watchdog = threading.Timer(_LIFE_SECONDS, self._process.kill)
         self._watchdog.start()
+        try:
+            self._hear()
+        except _Failed:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -184,24 +190,24 @@ class _Load:
         self._process.kill()
         self._process.communicate()
 
-    def hear(self) -> _Said:
-        """What it says next. Raises _Failed."""
+    def work(self, seconds: float) -> _Said:
+        """Let it work for a time, and return what it says of it. Raises _Failed."""
+        assert self._process.stdin
+        self._process.stdin.write(b"%d\n" % round(seconds * 1000))
+        self._process.stdin.flush()
+        return self._hear()
+
+    def _hear(self) -> _Said:
         assert self._process.stdout
         line = self._process.stdout.readline()
-        said = msgspec.json.decode(line, type=_Said) if line else _Said(failure="the load generator ended")
+        said = msgspec.json.decode(line, type=_Said) if line else _Said(failure="the load generator died")
         if said.failure:
             raise _Failed(said.failure)
         return said
 
-    def go_on(self) -> None:
-        """Let it take the next step."""
-        assert self._process.stdin
-        self._process.stdin.write(b"\n")
-        self._process.stdin.flush()
-
     def end(self) -> None:
         """Let it look at what is left, and end. Raises _Failed."""
-        said, _ = self._process.communicate(b"\n")
+        said, _ = self._process.communicate(b"end\n")
         if self._process.returncode:
             raise _Failed(msgspec.json.decode(said, type=_Said).failure if said else "the load generator died")
 
@@ -215,15 +221,14 @@ def measure(case: Case, running: Running, upstream: Upstream, *, seconds: float,
             _warm_up(running, upstream)
             time.sleep(_SETTLE_SECONDS)
             row.kib_without = running.pss_kib()
-        milliseconds = _IDLE_MILLISECONDS if mode.load == "idle" else round(seconds * 1000)
-        with _Load(running, upstream.port, mode, milliseconds) as load:
-            load.hear()
+        with _Load(running, upstream.port, mode) as load:
             if mode.counts_memory:
                 time.sleep(_SETTLE_SECONDS)
                 row.kib_with = running.pss_kib()
+            if mode.load not in {"idle", "stalled"}:
+                load.work(_WARM_UP_SECONDS)
             before = running.cpu_seconds()
-            load.go_on()
-            said = load.hear()
+            said = load.work(_IDLE_SECONDS if mode.load == "idle" else seconds)
             row.cpu_seconds = running.cpu_seconds() - before
             if mode.load == "stalled":
                 row.kib_with = running.pss_kib()
@@ -239,8 +244,6 @@ def _warm_up(running: Running, upstream: Upstream) -> None:
     """A few handshakes, so that what a proxy allocates once is not counted as its clients'. Not more: what they leave
     free would be there for the clients to come, and not be counted at all.
     """
-    with _Load(running, upstream.port, Mode("handshake", "handshake", 4), 20) as load:
-        load.hear()
-        load.go_on()
-        load.hear()
+    with _Load(running, upstream.port, Mode("handshake", 4)) as load:
+        load.work(0.02)
         load.end()

@@ -16,6 +16,9 @@ from typing import Final, Self
 
 HERE: Final = Path(__file__).parent
 TARGET: Final = HERE / "target"
+RUNS: Final = TARGET / "runs"
+"""A directory for each process: its configuration and what it says."""
+
 CERTIFICATE: Final = TARGET / "certificate.pem"
 KEY: Final = TARGET / "key.pem"
 
@@ -190,7 +193,7 @@ class Running:
         self.stop()
 
     def _start(self, command: Callable[[Place], list[str]], upstream: int, *, tls: bool) -> None:
-        directory = TARGET / f"{self.name}-{self.port}"
+        directory = RUNS / f"{self.name}-{self.port}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         place = Place(self.port, upstream, tls, directory)
@@ -216,7 +219,7 @@ class Running:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
             if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
-                log = TARGET / f"{self.name}-{self.port}/log"
+                log = RUNS / f"{self.name}-{self.port}/log"
                 raise RuntimeError(f"{self.name} does not start: {log.read_text(errors='replace')[-500:]}")
             time.sleep(0.05)
 
