@@ -4,8 +4,10 @@ import argparse
 import datetime as dt
 import os
 import platform
+import resource
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +23,8 @@ from tests.bench.peers import HERE, PEERS, RUNS, TARGET, Running
 from tests.bench.report import Figures, draw, tables, targets
 
 
-_NUMBERS: Final = msgspec.json.Encoder()
+_FILES_BESIDE: Final = 200
+_USUAL_FILES: Final = 20_000  # what nginx and HAProxy are configured for
 
 
 def main() -> int:
@@ -29,9 +32,12 @@ def main() -> int:
     options = _options(sys.argv[1:])
     rows = _measure(options.cases, options.peers, seconds=options.seconds, repetitions=options.reps)
     figures = Figures(rows)
+    if all(row.failure for row in rows):
+        print("Every run failed.", file=sys.stderr)
+        return 1
     report = _report(figures)
     print(f"\n{report}")
-    (TARGET / "results.json").write_bytes(msgspec.json.format(_NUMBERS.encode(rows)))
+    (TARGET / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows)))
     directory = HERE if options.is_whole else TARGET
     (directory / "RESULTS.md").write_text(report, encoding="utf-8")
     if options.is_whole:
@@ -67,7 +73,18 @@ def _options(arguments: Sequence[str]) -> _Options:
     if unknown := [peer for peer in options.peers if peer not in PEERS]:
         parser.error(f"no peer {unknown[0]}: there are {', '.join(PEERS)}")
     options.is_whole = names is None and not options.only
+    _open_files(2 * max(MODES[case.mode].clients for case in options.cases) + _FILES_BESIDE, parser)
     return options
+
+
+def _open_files(wanted: int, parser: argparse.ArgumentParser) -> None:
+    """Let every process that is started have as many open files as a proxy needs: two for each client."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < wanted:
+        parser.error(
+            f"a process may open {most:,} files, and {wanted:,} are needed: raise 'ulimit -n', or choose --modes"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, max(wanted, _USUAL_FILES)), most))
 
 
 def _measure(cases: Sequence[Case], peers: Sequence[str], *, seconds: float, repetitions: int) -> list[Row]:
@@ -116,13 +133,16 @@ def _line(row: Row) -> str:
 
 def _report(figures: Figures) -> str:
     arguments = shlex.join(sys.argv[1:])
+    others = [row.others for row in figures.rows if not row.failure]
     command = f'make bench BENCH="{arguments}"' if arguments else "make bench"
     pictures = "![CPU of an operation](plots/cpu.svg)\n\n![Growth](plots/growth.svg)\n\n"
     return (
         "# Results\n\n"
         "Made by the command below, not by hand. [README.md](README.md) tells what is measured and how to read it.\n\n"
         f"- `{command}`, {dt.datetime.now(dt.UTC):%Y-%m-%d}\n"
-        f"- {_machine()}\n- {_versions()}\n\n"
+        f"- {_machine()}\n- {_versions()}\n"
+        f"- Others on the machine took {statistics.median(others):.2f} cores at the median over all runs, "
+        f"{max(others):.2f} at most\n\n"
         f"## Against the targets\n\n{targets(figures)}\n## Everything\n\n{pictures}{tables(figures)}"
     )
 

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import msgspec
 
-from tests.bench.peers import CERTIFICATE, KEY, TARGET, Running, free_port
+from tests.bench.peers import CERTIFICATE, KEY, TARGET, Running, cpu_seconds, free_port, machine_cpu_seconds
 
 
 _SETUP_SECONDS: Final = 60  # what the load generator may take to set up, and to end after its time
@@ -98,7 +98,8 @@ def cases_of(names: Iterable[str], *, tls: bool) -> Iterator[Case]:
 
 class Row(msgspec.Struct):
     """What one run of one case showed of one proxy. Times in seconds, latencies in microseconds, memory in KiB (PSS);
-    `failure` tells why there is nothing else.
+    `others` is how many cores were taken meanwhile by whoever has no part in it. `failure` tells why there is nothing
+    else.
     """
 
     repetition: int
@@ -109,6 +110,7 @@ class Row(msgspec.Struct):
     done: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    others: float = 0.0
     kib_without: int = 0
     kib_with: int = 0
     p50: float | None = None
@@ -146,6 +148,11 @@ class Upstream:
         assert self._process.stdout
         if self._process.stdout.readline() != b"ready\n":
             raise RuntimeError("upstream does not start")
+
+    @property
+    def process(self) -> int:
+        """Its id."""
+        return self._process.pid
 
     def port_for(self, *, tls: bool) -> int:
         """Where a proxy finds it."""
@@ -190,6 +197,11 @@ class _Load:
         self._process.kill()
         self._process.communicate()
 
+    @property
+    def process(self) -> int:
+        """Its id."""
+        return self._process.pid
+
     def work(self, seconds: float) -> _Said:
         """Let it work for a time, and return what it says of it. Raises _Failed."""
         assert self._process.stdin
@@ -227,9 +239,12 @@ def measure(case: Case, running: Running, upstream: Upstream, *, seconds: float,
                 row.kib_with = running.pss_kib()
             if mode.load not in {"idle", "stalled"}:
                 load.work(_WARM_UP_SECONDS)
-            before = running.cpu_seconds()
+            programs = (load.process, upstream.process)
+            before, machine = running.cpu_seconds(), machine_cpu_seconds() - cpu_seconds(programs)
             said = load.work(_IDLE_SECONDS if mode.load == "idle" else seconds)
             row.cpu_seconds = running.cpu_seconds() - before
+            machine = machine_cpu_seconds() - cpu_seconds(programs) - machine
+            row.others = max(0.0, (machine - row.cpu_seconds) / said.seconds)
             if mode.load == "stalled":
                 row.kib_with = running.pss_kib()
             load.end()

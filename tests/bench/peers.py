@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,12 +234,7 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """CPU time of all threads of the process tree since it started, user and system."""
-        nanoseconds = 0
-        for process in self._tree():
-            for statistics in Path(f"/proc/{process}/task").glob("*/schedstat"):
-                with suppress(OSError):
-                    nanoseconds += int(statistics.read_text(encoding="ascii").split()[0])
-        return nanoseconds / 1e9
+        return cpu_seconds(self._tree())
 
     def pss_kib(self) -> int:
         """Resident memory of the process tree in KiB; what is shared counts in proportion (PSS)."""
@@ -262,6 +257,23 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise RuntimeError("no free port")
+
+
+def cpu_seconds(processes: Iterable[int]) -> float:
+    """CPU time of all threads of the processes since they started, user and system."""
+    nanoseconds = 0
+    for process in processes:
+        for statistics in Path(f"/proc/{process}/task").glob("*/schedstat"):
+            with suppress(OSError):
+                nanoseconds += int(statistics.read_text(encoding="ascii").split()[0])
+    return nanoseconds / 1e9
+
+
+def machine_cpu_seconds() -> float:
+    """CPU time of everything on the machine since it started, in ticks of some 10 ms."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+    idle, waiting = ticks[3:5]
+    return (sum(ticks) - idle - waiting) / os.sysconf("SC_CLK_TCK")
 
 
 def _tree(root: int) -> list[int]:
