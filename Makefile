@@ -53,6 +53,8 @@ e2e: $(VENV)/.tools ## real CometD and Faye servers, official clients, Chromium
 	$(BIN)/python -m pytest tests/e2e -p no:randomly
 
 e2e-full: e2e ## e2e and the heavier suites
+	tests/bench/setup
+	$(BIN)/python -m pytest tests/bench -p no:randomly
 
 $(VENV)/.bench: $(VENV)/.installed requirements/bench.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt

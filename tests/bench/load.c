@@ -37,7 +37,16 @@ struct client {
     uint64_t began;    /* when the operation began */
 };
 
-enum { AT_ONCE = 64, READ_SIZE = 1 << 18, PAYLOAD_MAX = 65536 };
+/* The example of RFC 6455, section 1.3; masks are random, but an answer that is known needs no SHA-1 here. */
+#define KEY "dGhlIHNhbXBsZSBub25jZQ=="
+#define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+enum {
+    AT_ONCE = 64, /* clients that are set up at the same time */
+    READ_SIZE = 1 << 18,
+    PAYLOAD_MAX = 65536,
+    ECHO_FIXED = 95, /* what a publish holds beside its pad */
+};
 
 static enum mode mode;
 static unsigned long port, upstream_port, count = 50, size = 500, rate = 5000, authn, limit = 30;
@@ -45,7 +54,7 @@ static unsigned group;
 static struct client *clients;
 static size_t opened, ready;
 static int poller;
-static uint64_t work_ends, done, received_bytes, pushed_total;
+static uint64_t work_ends, done, pushed_total;
 static char *expected; /* a pushed message */
 static uint32_t *latencies;
 static size_t latency_count, latency_room;
@@ -124,8 +133,10 @@ static void begin_operation(struct client *c)
 
 static void post(struct client *c, const char *payload, int payload_size)
 {
-    bytes_print(&c->out, "POST /notification/realtime HTTP/1.1\r\nHost: localhost:%lu\r\nContent-Type: application/json\r\n%s"
-                "Content-Length: %d\r\n\r\n", port, authn ? "Authorization: Basic " TOKEN "\r\n" : "", payload_size);
+    bytes_print(&c->out,
+                "POST /notification/realtime HTTP/1.1\r\nHost: localhost:%lu\r\n"
+                "Content-Type: application/json\r\n%sContent-Length: %d\r\n\r\n",
+                port, authn ? "Authorization: Basic " TOKEN "\r\n" : "", payload_size);
     bytes_add(&c->out, payload, (size_t)payload_size);
     flush(c);
 }
@@ -134,9 +145,11 @@ static void send_handshake(struct client *c)
 {
     char payload[512];
     bool polls = mode == LONGPOLL;
-    int n = snprintf(payload, sizeof payload, "[{\"id\":\"0\",\"channel\":\"/meta/handshake\",\"version\":\"1.0\",\"minimumVersion\":\"1.0\","
+    int n = snprintf(payload, sizeof payload,
+                     "[{\"id\":\"0\",\"channel\":\"/meta/handshake\",\"version\":\"1.0\",\"minimumVersion\":\"1.0\","
                      "%s\"supportedConnectionTypes\":[\"%s\"]}]",
-                     authn ? "\"ext\":{\"com.cumulocity.authn\":{\"token\":\"" TOKEN "\"}}," : "", polls ? "long-polling" : "websocket");
+                     authn ? "\"ext\":{\"com.cumulocity.authn\":{\"token\":\"" TOKEN "\"}}," : "",
+                     polls ? "long-polling" : "websocket");
     c->stage = SHAKING;
     if (polls)
         post(c, payload, n);
@@ -147,8 +160,10 @@ static void send_handshake(struct client *c)
 static void send_upgrade(struct client *c)
 {
     c->stage = UPGRADING;
-    bytes_print(&c->out, "GET /notification/realtime HTTP/1.1\r\nHost: localhost:%lu\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", port);
+    bytes_print(&c->out,
+                "GET /notification/realtime HTTP/1.1\r\nHost: localhost:%lu\r\nUpgrade: websocket\r\n"
+                "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY "\r\n\r\n",
+                port);
     flush(c);
 }
 
@@ -156,27 +171,34 @@ static void subscribe(struct client *c)
 {
     char payload[256];
     c->stage = SUBSCRIBING;
-    say(c, TEXT, payload, (size_t)snprintf(payload, sizeof payload, "[{\"id\":\"0\",\"channel\":\"/meta/subscribe\",\"clientId\":\"bench\","
-                                           "\"subscription\":\"/bench/%08u\"}]", group));
+    int n = snprintf(payload, sizeof payload,
+                     "[{\"id\":\"0\",\"channel\":\"/meta/subscribe\",\"clientId\":\"bench\","
+                     "\"subscription\":\"/bench/%08u\"}]",
+                     group);
+    say(c, TEXT, payload, (size_t)n);
 }
 
 static void poll_again(struct client *c)
 {
     char payload[256];
     begin_operation(c);
-    post(c, payload, snprintf(payload, sizeof payload, "[{\"id\":\"%u\",\"channel\":\"/meta/connect\",\"clientId\":\"bench\","
-                              "\"connectionType\":\"long-polling\"}]", c->asked));
+    int n = snprintf(payload, sizeof payload,
+                     "[{\"id\":\"%u\",\"channel\":\"/meta/connect\",\"clientId\":\"bench\","
+                     "\"connectionType\":\"long-polling\"}]",
+                     c->asked);
+    post(c, payload, n);
 }
 
-/* A publish of `size` bytes, or a little more where its id is long. */
+/* A publish of `size` bytes. */
 static void publish(struct client *c)
 {
     static char payload[PAYLOAD_MAX];
     begin_operation(c);
-    size_t fixed = strlen("[{\"id\":\"123456\",\"channel\":\"/service/echo\",\"clientId\":\"bench\",\"data\":{\"size\":123,\"pad\":\"\"}}]");
-    size_t pad = size > fixed + 10 ? size - fixed : 10;
-    int n = snprintf(payload, sizeof payload, "[{\"id\":\"%06u\",\"channel\":\"/service/echo\",\"clientId\":\"bench\","
-                     "\"data\":{\"size\":%zu,\"pad\":\"", c->asked, pad);
+    size_t pad = size - ECHO_FIXED;
+    int n = snprintf(payload, sizeof payload,
+                     "[{\"id\":\"%06u\",\"channel\":\"/service/echo\",\"clientId\":\"bench\","
+                     "\"data\":{\"size\":\"%05zu\",\"pad\":\"",
+                     c->asked, pad);
     for (size_t i = 0; i < pad; i++)
         payload[n++] = (char)('a' + i % 26);
     memcpy(payload + n, "\"}}]", 4);
@@ -189,7 +211,8 @@ static void open_client(struct client *c)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    *c = (struct client){.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), .stage = CONNECTING, .began = now()};
+    *c = (struct client){.stage = CONNECTING, .began = now()};
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd < 0)
         fail("no socket: %s", strerror(errno));
     no_delay(c->fd);
@@ -232,9 +255,10 @@ static bool contains(const char *at, size_t n, const char *text)
 static void check_answer(const struct client *c, const char *payload, size_t n, const char *channel)
 {
     char id[32];
-    snprintf(id, sizeof id, mode == ECHO && c->stage == WAITING ? "\"id\":\"%06u\"" : "\"id\":\"%u\"", c->stage == WAITING ? c->asked : 0);
-    if (n < 2 || *payload != '[' || payload[n - 1] != ']' || !contains(payload, n, channel) || !contains(payload, n, id) ||
-        !contains(payload, n, "\"successful\":true"))
+    bool is_padded = mode == ECHO && c->stage == WAITING;
+    snprintf(id, sizeof id, is_padded ? "\"id\":\"%06u\"" : "\"id\":\"%u\"", c->stage == WAITING ? c->asked : 0);
+    if (n < 2 || *payload != '[' || payload[n - 1] != ']' || !contains(payload, n, channel) ||
+        !contains(payload, n, id) || !contains(payload, n, "\"successful\":true"))
         fail("waiting for %s with %s: %.*s", channel, id, (int)(n < 200 ? n : 200), payload);
 }
 
@@ -248,11 +272,11 @@ static void operation_done(struct client *c)
 static void pushed(struct client *c, const char *payload, size_t n, uint64_t when)
 {
     pushed_number(expected, c->number);
-    if (n != size || memcmp(payload, expected, SENT_AT) || memcmp(payload + SENT_AT + SENT_SIZE, expected + SENT_AT + SENT_SIZE, size - SENT_AT - SENT_SIZE))
-        fail("pushed message %u is not as it was sent: %zu bytes, %.*s", c->number, n, (int)(n < 100 ? n : 100), payload);
+    size_t after = SENT_AT + SENT_SIZE;
+    if (n != size || memcmp(payload, expected, SENT_AT) || memcmp(payload + after, expected + after, size - after))
+        fail("pushed message %u is not as it was sent: %zu bytes, %.*s", c->number, n, (int)(n < 99 ? n : 99), payload);
     c->number = (c->number + 1) % CYCLE;
     done++;
-    received_bytes += n;
     if (mode == PACED)
         note_latency(when - pushed_when(payload));
 }
@@ -338,7 +362,7 @@ static size_t on_answer(struct client *c, char *at, size_t n)
     size_t head_size = (size_t)(end + 4 - at), body_size = 0, taken = head_size;
     const char *length = strcasestr(at, "\r\nContent-Length:");
     if (c->stage == UPGRADING) {
-        if (strncmp(at, "HTTP/1.1 101", 12) || !strcasestr(at, "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="))
+        if (strncmp(at, "HTTP/1.1 101", 12) || !strcasestr(at, "\r\nSec-WebSocket-Accept: " ACCEPT))
             fail("no upgrade: %s", at);
         send_handshake(c);
         return taken;
@@ -366,7 +390,6 @@ static size_t on_answer(struct client *c, char *at, size_t n)
         set_up(c);
     } else if (c->stage == WAITING) {
         check_answer(c, length, body_size, "/meta/connect");
-        received_bytes += body_size;
         operation_done(c);
         if (now() < work_ends)
             poll_again(c);
@@ -456,7 +479,8 @@ static unsigned long long ask_upstream(const char *what)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     int request = snprintf(text, sizeof text, "POST /bench/%08u/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", group, what);
     no_delay(fd);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) || send(fd, text, (size_t)request, MSG_NOSIGNAL) != request)
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) ||
+        send(fd, text, (size_t)request, MSG_NOSIGNAL) != request)
         fail("upstream cannot be asked: %s", strerror(errno));
     do {
         came = recv(fd, text + n, sizeof text - 1 - n, 0);
@@ -526,7 +550,7 @@ static void receive_pushed(uint64_t give_up)
 static void work(uint64_t milliseconds)
 {
     char what[128];
-    done = received_bytes = latency_count = 0;
+    done = latency_count = 0;
     uint64_t start = now(), give_up = start + milliseconds * 1000000u + limit * 1000000000u;
     work_ends = start + milliseconds * 1000000u;
     switch (mode) {
@@ -567,7 +591,7 @@ static void work(uint64_t milliseconds)
         break;
     }
     uint64_t took = now() - start;
-    printf("{\"done\":%llu,\"bytes\":%llu,\"seconds\":%.6f", (unsigned long long)done, (unsigned long long)received_bytes, (double)took / 1e9);
+    printf("{\"done\":%llu,\"seconds\":%.6f", (unsigned long long)done, (double)took / 1e9);
 }
 
 static int ascending(const void *a, const void *b)
@@ -580,8 +604,9 @@ static void report(void)
 {
     if (latency_count) {
         qsort(latencies, latency_count, sizeof *latencies, ascending);
-        printf(",\"p50\":%.1f,\"p99\":%.1f,\"max\":%.1f", latencies[latency_count / 2] / 1e3, latencies[latency_count - 1 - latency_count / 100] / 1e3,
-               latencies[latency_count - 1] / 1e3);
+        const uint32_t *last = latencies + latency_count - 1;
+        printf(",\"p50\":%.1f,\"p99\":%.1f,\"max\":%.1f", latencies[latency_count / 2] / 1e3,
+               *(last - latency_count / 100) / 1e3, *last / 1e3);
     }
     printf("}\n");
     fflush(stdout);
@@ -611,10 +636,11 @@ static void parse(int argc, char **argv)
         ;
     bool is_understood = mode < MODES;
     for (int i = 2; i < argc && is_understood; i++) {
-        size_t n = strcspn(argv[i], "="), k = 0;
-        while (k < sizeof options / sizeof *options && (strlen(options[k].name) != n || memcmp(options[k].name, argv[i], n)))
+        const size_t known = sizeof options / sizeof *options, n = strcspn(argv[i], "=");
+        size_t k = 0;
+        while (k < known && (strlen(options[k].name) != n || memcmp(options[k].name, argv[i], n)))
             k++;
-        is_understood = k < sizeof options / sizeof *options && argv[i][n] == '=';
+        is_understood = k < known && argv[i][n] == '=';
         if (is_understood)
             *options[k].value = strtoul(argv[i] + n + 1, NULL, 10);
     }

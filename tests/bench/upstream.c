@@ -241,7 +241,7 @@ static uint64_t stop_flood(void)
     return messages;
 }
 
-/* JSON: just enough to find things in what is well formed and ends in a NUL ------------------------------------------ */
+/* JSON: just enough to find things in what is well formed and ends in a NUL ---------------------------------------- */
 
 static const char *space_end(const char *p)
 {
@@ -327,8 +327,10 @@ static void answer_message(struct client *c, const char *message, bool trusted, 
         static unsigned handshakes;
         if (trusted || says(under(under(under(message, "ext"), "com.cumulocity.authn"), "token"), TOKEN)) {
             c->has_handshaken = true;
-            bytes_print(answer, "\"version\":\"1.0\",\"minimumVersion\":\"1.0\",\"clientId\":\"bench%08x\","
-                        "\"supportedConnectionTypes\":[\"websocket\",\"long-polling\"],\"successful\":true}", ++handshakes);
+            bytes_print(answer,
+                        "\"version\":\"1.0\",\"minimumVersion\":\"1.0\",\"clientId\":\"bench%08x\","
+                        "\"supportedConnectionTypes\":[\"websocket\",\"long-polling\"],\"successful\":true}",
+                        ++handshakes);
         } else {
             bytes_print(answer, "\"successful\":false,\"error\":\"401::No or wrong credential\"}");
         }
@@ -341,7 +343,8 @@ static void answer_message(struct client *c, const char *message, bool trusted, 
         bytes_print(answer, "\"successful\":true,\"advice\":{\"reconnect\":\"retry\",\"interval\":0}}");
     } else if (says(channel, "/service/echo")) {
         const char *data = under(message, "data"), *pad = under(data, "pad");
-        size_t size = (size_t)(string_end(pad) - pad), told = strtoul(under(data, "size"), NULL, 10);
+        size_t size = (size_t)(string_end(pad) - pad), told = 0;
+        sscanf(under(data, "size"), "\"%zu\"", &told);
         bool whole = *pad == '"' && size == told + 2 && pad_is_whole(pad + 1, told);
         bytes_print(answer, "\"successful\":%s}", whole ? "true" : "false");
     } else {
@@ -417,7 +420,8 @@ static void accept_upgrade(struct client *c, const char *key, size_t size)
 {
     char joined[128];
     unsigned char digest[SHA_DIGEST_LENGTH], accepted[64];
-    int n = snprintf(joined, sizeof joined, "%.*s258EAFA5-E914-47DA-95CA-C5AB0DC85B11", (int)(size < 64 ? size : 64), key);
+    int n = snprintf(joined, sizeof joined, "%.*s258EAFA5-E914-47DA-95CA-C5AB0DC85B11", (int)(size < 64 ? size : 64),
+                     key); /* RFC 6455, section 4.2.2 */
     SHA1((unsigned char *)joined, (size_t)n, digest);
     EVP_EncodeBlock(accepted, digest, sizeof digest);
     bytes_print(&c->out, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -463,7 +467,8 @@ static size_t on_request(struct client *c, char *at, size_t size)
         return 0;
     const char *path = head + strcspn(head, " ");
     path += *path == ' ';
-    bool is_endpoint = !strncmp(path, "/notification/", 14) || !strncmp(path, "/cep/", 5) || !strncmp(path, "/devicecontrol/", 15);
+    bool is_endpoint = !strncmp(path, "/notification/", 14) || !strncmp(path, "/cep/", 5) ||
+                       !strncmp(path, "/devicecontrol/", 15);
     if (strncmp(path, "/bench/", 7) == 0) {
         control(c, path);
     } else if (is_endpoint && (value = header(head, "\r\nSec-WebSocket-Key:", &n)) != NULL) {
@@ -558,7 +563,8 @@ static void welcome(int listener, SSL_CTX *tls)
 static SSL_CTX *tls_context(const char *certificate, const char *key)
 {
     SSL_CTX *tls = SSL_CTX_new(TLS_server_method());
-    SSL_CTX_set_mode(tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_mode(tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_mode(tls, SSL_MODE_RELEASE_BUFFERS);
     if (SSL_CTX_use_certificate_chain_file(tls, certificate) != 1 ||
         SSL_CTX_use_PrivateKey_file(tls, key, SSL_FILETYPE_PEM) != 1) {
         ERR_print_errors_fp(stderr);

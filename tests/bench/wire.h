@@ -168,7 +168,7 @@ static inline ssize_t frame_read(char *at, size_t size, bool masked, struct fram
     return (ssize_t)whole;
 }
 
-/* Pushed messages: of one size, numbered for each client, all else alike, so that a receiver compares them whole ---- */
+/* Pushed messages: of one size, numbered for each client, all else alike, so that a receiver compares them whole -- */
 
 enum {
     CYCLE = 256, /* numbers start again at 0 after so many */
@@ -183,7 +183,9 @@ enum {
 /* Writes the message number 0 of a group, sent at 0. */
 static inline void pushed_template(char *to, size_t size, unsigned group)
 {
-    int n = snprintf(to, size, "[{\"channel\":\"/bench/%08u\",\"data\":{\"number\":\"000\",\"sent\":\"%016u\",\"pad\":\"", group, 0);
+    int n = snprintf(to, size,
+                     "[{\"channel\":\"/bench/%08u\",\"data\":{\"number\":\"000\",\"sent\":\"%016u\",\"pad\":\"",
+                     group, 0);
     if (n != PAD_AT || size < PUSHED_MIN)
         abort();
     for (size_t i = PAD_AT; i < size - 4; i++)
