@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.modes import MODES, Row
+from tests.bench.peers import PEERS
 
 
 _KIB_ABOUT: Final = "KiB (PSS)"
@@ -65,9 +66,10 @@ class Figures:
         )
 
     def peers(self, cases: Iterable[str]) -> list[str]:
-        """Who was measured in any of the cases, in order of appearance."""
+        """Who was measured in any of the cases."""
         wanted = set(cases)
-        return list(dict.fromkeys(row.peer for row in self.rows if row.case in wanted))
+        measured = {row.peer for row in self.rows if row.case in wanted}
+        return [peer for peer in PEERS if peer in measured]
 
     def cases(self) -> list[str]:
         """What was measured, in order of appearance."""
