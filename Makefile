@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install run test check lint types imports coverage e2e e2e-full lock reference image clean
+.PHONY: help install run test check lint types imports coverage e2e e2e-full bench lock reference image clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,12 +55,23 @@ e2e: $(VENV)/.tools ## real CometD and Faye servers, official clients, Chromium;
 e2e-full: e2e ## e2e and the heavier suites: WebSocket conformance by Autobahn's, where there is a Python 2.7
 	tests/e2e/conformance/setup
 	@if [ -d tests/e2e/conformance/.venv ]; then set -x; $(BIN)/python -m pytest tests/e2e/conformance/autobahn.py; fi
+	tests/bench/setup
+	$(BIN)/python -m pytest tests/bench -p no:randomly
+
+$(VENV)/.bench: $(VENV)/.installed requirements/bench.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+bench: $(VENV)/.bench ## cost beside nginx, HAProxy and Node; BENCH="--modes paced,echo --only nginx,proxy" for a part
+	tests/bench/setup
+	$(BIN)/python -m tests.bench $(BENCH)
 
 lock: $(VENV)/.python ## resolve the dependencies anew and pin them by hash
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group build -o requirements/build.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group dev -c requirements/run.txt -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group bench -c requirements/run.txt -c requirements/dev.txt -o requirements/bench.txt
 
 reference: $(VENV)/.installed ## write what is generated from the code anew: config/schema.json, docs/configuration.md
 	$(BIN)/python -m proxy.config schema > config/schema.json

@@ -25,6 +25,7 @@ from proxy.relay.failures import (
     FAULT,
     BadRequest,
     BinaryMessage,
+    Closing,
     Draining,
     HandshakeRefused,
     HandshakeRejected,
@@ -56,6 +57,9 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS: Final = 3.0
 """How long a closing WebSocket waits for the other side's close frame."""
 
+LAST_ANSWER_SECONDS: Final = 1.0
+"""How long a client that ends it waits for upstream's close frame, and so for the answers in front of that."""
+
 _KEY_BYTES: Final = 16
 _WRITE_BUFFER_BYTES: Final = 32 * 1024  # more that a side does not take pauses the other
 _READ_BYTES: Final = 64 * 1024
@@ -72,6 +76,7 @@ class WebSocketRelay:
         self._carriage = carriage
         self.sockets: set[_Socket] = set()
         self.patience = Deadlines(carriage.limits.handshake_seconds, _Socket.is_kept_waiting)
+        self.last_answers = Deadlines(LAST_ANSWER_SECONDS, _Socket.close_client)
         self.closing = Deadlines(CLOSE_SECONDS, _Socket.cut_off)
         self._next_beat: asyncio.TimerHandle | None = None
         carriage.metrics.before_collecting(self._count)
@@ -104,8 +109,8 @@ class WebSocketRelay:
         """Cut off whoever is still there."""
         if self._next_beat is not None:
             self._next_beat.cancel()
-        self.patience.close()
-        self.closing.close()
+        for deadlines in (self.patience, self.last_answers, self.closing):
+            deadlines.close()
         for socket in tuple(self.sockets):
             socket.cut_off()
 
@@ -167,6 +172,7 @@ class _Socket:
         "_reader",
         "_reading",
         "_relay",
+        "_unsaid",
         "_waited_since",
         "_walk",
         "client",
@@ -187,6 +193,7 @@ class _Socket:
         self._messages_up = self._bytes_up = 0
         self._has_refused = False
         self._is_over = False
+        self._unsaid: tuple[Closing, LegEnded | None] | None = None  # why it is over, until the client is told
         self._waited_since: float | None = None  # when the handshake was read whose answer is waited for
         self.client = _ClientLeg(self)
         self.upstream = _UpstreamLeg(self)
@@ -312,11 +319,11 @@ class _Socket:
         if read.opcode == CLOSE:
             code, text = close_code(read.payload)
             raise LegEnded("upstream", code or _NO_STATUS, text)
-        if self._is_over:
-            return
         if read.opcode in {PING, PONG}:
             if read.payload != _HEARTBEAT or read.opcode == PING:
                 self.client.write(frame(read.opcode, read.payload))
+            return
+        if self._is_over:
             return
         if read.opcode == BINARY:
             raise LegEnded("upstream", None)
@@ -338,7 +345,7 @@ class _Socket:
 
     def lost(self, leg: "_Leg") -> None:
         """Take note that the connection of a leg is no more."""
-        if not self._is_over:
+        if self._unsaid is not None or not self._is_over:
             self._end(LegEnded(leg.side, None))
         if self.client.is_lost and self.upstream.is_lost:
             self._relay.closing.stop(self)
@@ -378,13 +385,13 @@ class _Socket:
                 leg.send(PING, _HEARTBEAT)
 
     def _end(self, problem: Exception) -> None:
-        """Record what got no answer, and close both legs, each in its own words; once."""
+        """Record what got no answer, and close both legs, each in its own words; once.
+
+        A client that ends it is told last, behind the answers to what it had sent before.
+        """
         ended = problem if isinstance(problem, LegEnded) else None
-        if ended is not None and ended.violated:
-            self._leg(ended.side).is_deaf = True
         if self._is_over:
-            if ended is not None and ended.code is not None and not ended.violated:
-                self._leg(ended.side).hang_up()
+            self._end_again(ended)
             return
         self._is_over = True
         self._passes = False
@@ -394,11 +401,46 @@ class _Socket:
             end = FAULT
         self._settle(self._negotiation.abandon(now(), end.unanswered))
         self._relay.patience.stop(self)
+        self._unsaid = end, ended
+        self.upstream.close(end.upstream, end.text)
+        if ended is None or ended.side == "upstream" or ended.code is None:
+            self.close_client()
+            return
+        self.client.is_deaf = ended.violated
+        if self.client.is_full:
+            self.upstream.hold_back()
+        self._relay.last_answers.start(self)
+
+    def _end_again(self, ended: LegEnded | None) -> None:
+        """Take note of how a side ended while both are closing."""
+        if ended is None:
+            return
+        if ended.side == "upstream" or ended.code is None:  # no last answers are to be waited for
+            self.close_client()
+        elif ended.violated:
+            self.client.is_deaf = True
+        if ended.code is not None and self._unsaid is None:
+            self._part(ended)
+
+    def close_client(self) -> None:
+        """Tell the client that it is over, unless it has been told."""
+        if self._unsaid is None:
+            return
+        (end, ended), self._unsaid = self._unsaid, None
+        self._relay.last_answers.stop(self)
         self._relay.closing.start(self)
         self.client.close(end.client, end.text, can_speak=self._walk.is_at_frame)
-        self.upstream.close(end.upstream, end.text)
-        if ended is not None and ended.code is not None and not ended.violated:
-            self._leg(ended.side).hang_up()
+        self.upstream.let_come()
+        if ended is not None and ended.code is not None:
+            self._part(ended)
+
+    def _part(self, ended: LegEnded) -> None:
+        """Part from the side that ended it: both close frames have crossed, or no other can be read any more."""
+        leg = self._leg(ended.side)
+        if ended.violated:
+            leg.give_up()
+        else:
+            leg.hang_up()
 
     def _end_if_refused(self) -> None:
         """Raises HandshakeRefused once a refusal is out and no other handshake waits for its answer."""
@@ -483,6 +525,19 @@ class _Leg(asyncio.BaseProtocol):
     def hang_up(self) -> None:
         """End the connection once what was sent is out: both close frames have crossed."""
         self.transport.close()
+
+    def give_up(self) -> None:
+        """Say that nothing more comes, and read no sense into what still does (RFC 6455, 7.1.7).
+
+        It is taken all the same: closed with bytes unread, a connection is reset, and the close frame may be lost.
+        """
+        self.is_deaf = True
+        if self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """Backpressure: who does not take what is sent makes the other side wait."""
