@@ -288,6 +288,44 @@ async def test_client_that_broke_the_protocol_is_heard_no_more_and_told_why() ->
 
 
 @pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        pytest.param(close_frame(4321, mask=MASK), 4321, id="close"),
+        pytest.param(b"\x83\x80" + MASK, 1002, id="violation"),
+    ],
+)
+async def test_what_answers_the_last_message_of_a_client_comes_down_before_the_end(last: bytes, code: int) -> None:
+    async with relayed() as (_, client, upstream):
+        client.send(frame(TEXT, b"[]", mask=MASK) + frame(PING, b"?", mask=MASK) + last)
+        assert [(await upstream.receive()).opcode for _ in range(3)] == [TEXT, PING, CLOSE]
+        upstream.send(frame(TEXT, b"[1]") + frame(PONG, b"?") + close_frame(code))
+        assert [await client.receive() for _ in range(2)] == [Frame(TEXT, b"[1]"), Frame(PONG, b"?")]
+        assert await client.receive() == Frame(CLOSE, code.to_bytes(2))
+        assert (await client.rest(), await upstream.rest()) == (b"", b"")
+
+
+async def test_client_that_ends_it_waits_for_upstream_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 0.05)
+    async with relayed() as (_, client, upstream):
+        client.send(close_frame(4321, mask=MASK))
+        assert await upstream.receive() == Frame(CLOSE, (4321).to_bytes(2))
+        assert await client.receive() == Frame(CLOSE, (4321).to_bytes(2))
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("is_client", [True, False], ids=["client", "upstream"])
+async def test_side_that_broke_the_protocol_is_told_at_once_that_nothing_more_comes(
+    monkeypatch: pytest.MonkeyPatch, *, is_client: bool
+) -> None:
+    monkeypatch.setattr("proxy.relay.websocket.CLOSE_SECONDS", 60)
+    async with relayed() as (_, client, upstream):
+        breaking = client if is_client else upstream
+        breaking.send(b"\xf3" * 1_000_000)  # with much behind it that is not read as frames any more
+        assert (await breaking.receive()).payload[:2] == (1002).to_bytes(2)
+        assert await breaking.rest() == b""
+
+
+@pytest.mark.parametrize(
     ("sent", "code", "below"),
     [
         pytest.param(frame(TEXT, b"[]", mask=MASK), 1002, 1011, id="masked"),
@@ -367,6 +405,20 @@ async def test_client_that_does_not_read_pauses_its_upstream_and_nobody_else() -
         for _ in range(20):
             assert (await deaf.receive()).payload == b"x" * 60_000
         await cut_off(proxied, deaf, flooding, other, its_upstream)
+
+
+async def test_client_that_does_not_read_pauses_its_upstream_when_it_ends_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 60)
+    async with relayed() as (proxied, client, upstream):
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await until_stalled(upstream, frame(TEXT, b"x" * 60_000))
+        client.send(close_frame(1000, mask=MASK))
+        assert (await upstream.receive()).opcode == CLOSE
+        await until_stalled(upstream, frame(TEXT, b"x" * 60_000))
+        [relayed_socket] = proxied.proxy._websockets.sockets
+        assert 0 < relayed_socket.client.transport.get_write_buffer_size() < 512 * 1024
 
 
 async def until_stalled(side: Side, data: bytes) -> None:
