@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SHIPPED := build/shipped
 
 .PHONY: help install run test check lint types imports coverage e2e e2e-full bench lock reference image clean
 
@@ -62,6 +63,29 @@ $(VENV)/.bench: $(VENV)/.installed requirements/bench.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@
 
+$(VENV)/.compiler: $(VENV)/.installed requirements/compile.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/compile.txt
+	@touch $@
+
+wheel: $(VENV)/.compiler ## dist/: the wheel as it ships, with the hot rooms compiled; needs gcc and Python's headers
+	rm -rf build/wheel dist && mkdir -p build/wheel
+	cp -r pyproject.toml README.md LICENSE proxy build/wheel/
+	find build/wheel -name __pycache__ -prune -exec rm -rf {} +
+	cd build/wheel && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 ../../$(BIN)/pip wheel --quiet --disable-pip-version-check \
+		--no-build-isolation --no-deps --wheel-dir ../../dist .
+
+$(SHIPPED)/.installed: wheel requirements/dev.txt
+	$(PYTHON) -m venv $(SHIPPED)
+	$(SHIPPED)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt -r requirements/dev.txt
+	$(SHIPPED)/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+test-wheel: $(SHIPPED)/.installed ## the tests of what is compiled, on the wheel as it ships
+	rm -rf build/tests && mkdir -p build/tests && cp -r pyproject.toml tests build/tests/
+	cd build/tests && ../../$(SHIPPED)/bin/python -m pytest \
+		tests/bayeux tests/gate tests/operations tests/relay tests/upstream tests/test_*.py \
+		--ignore tests/test_deploy.py --ignore tests/test_docs.py
+
 bench: $(VENV)/.bench ## cost beside nginx, HAProxy and Node; BENCH="--modes paced,echo --only nginx,proxy" for a part
 	tests/bench/setup
 	$(BIN)/python -m tests.bench $(BENCH)
@@ -71,6 +95,7 @@ lock: $(VENV)/.python ## resolve the dependencies anew and pin them by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group build -o requirements/build.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group dev -c requirements/run.txt -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group compile -c requirements/run.txt -c requirements/dev.txt -o requirements/compile.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group bench -c requirements/run.txt -c requirements/dev.txt -o requirements/bench.txt
 
 reference: $(VENV)/.installed ## write what is generated from the code anew: config/schema.json, docs/configuration.md

@@ -32,14 +32,11 @@ def decode(payload: bytes) -> Batch:
     UTF-8 only, without a byte order mark; every message needs a string `channel`. An empty array is a batch:
     Faye sends it as a heartbeat. Raises MalformedBatch.
     """
-    try:
-        if not payload.isascii():
-            payload.decode()  # msgspec does not check UTF-8 inside values that stay raw
-        decoded = _batch_or_message.decode(payload)
-    except UnicodeDecodeError:
-        raise MalformedBatch("the payload is not UTF-8") from None
-    except (msgspec.MsgspecError, RecursionError):
-        raise MalformedBatch("the payload is neither a JSON array of objects nor one JSON object") from None
+    if not payload.isascii() and not _is_utf8(payload):  # msgspec does not look at values that stay raw
+        raise MalformedBatch("the payload is not UTF-8")
+    decoded = _decoded(payload)
+    if decoded is None:
+        raise MalformedBatch("the payload is neither a JSON array of objects nor one JSON object")
     batch = decoded if isinstance(decoded, list) else [decoded]
     for message in batch:
         if channels.is_lookalike(channel(message)):
@@ -49,11 +46,8 @@ def decode(payload: bytes) -> Batch:
 
 def read(payload: bytes) -> Batch | None:
     """Read an upstream payload for observation: None when it cannot be read, for then it is no answer."""
-    try:
-        decoded = _batch_or_message.decode(payload)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
-    return decoded if isinstance(decoded, list) else [decoded]
+    decoded = _decoded(payload)
+    return [decoded] if isinstance(decoded, dict) else decoded
 
 
 def encode(batch: Sequence[Message]) -> bytes:
@@ -63,10 +57,10 @@ def encode(batch: Sequence[Message]) -> bytes:
 
 def channel(message: Message) -> str:
     """The channel of a message. Raises MalformedBatch when it has none or it is not a string."""
-    try:
-        return _string.decode(message["channel"])
-    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError):
-        raise MalformedBatch("a message has no channel, or a channel that is not a string") from None
+    text = string(message.get("channel"))
+    if text is None:
+        raise MalformedBatch("a message has no channel, or a channel that is not a string")
+    return text
 
 
 def string(value: msgspec.Raw | None) -> str | None:
@@ -92,3 +86,23 @@ def members(value: msgspec.Raw | None) -> Message | None:
 def raw(value: object) -> msgspec.Raw:
     """A value of our own as it stands in a message."""
     return msgspec.Raw(_encoder.encode(value))
+
+
+# Errors of the library are caught here and raised anew above, outside of their handling: they quote what they read, and
+# must not hang on to an error of ours.
+
+
+def _decoded(payload: bytes) -> Batch | Message | None:
+    try:
+        decoded: Batch | Message = _batch_or_message.decode(payload)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return decoded
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

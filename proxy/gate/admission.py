@@ -71,9 +71,12 @@ class Gate:
         }
 
     def preflight_headers(self, head: Head) -> dict[str, str]:
-        """The answer to a preflight: what a Cumulocity client sends with its POST. Raises NotAdmitted."""
+        """What the answer to a preflight has beside that: what a Cumulocity client sends with its POST.
+
+        Raises NotAdmitted.
+        """
         self.admit(head)
-        return self.cross_origin_headers(head) | {
+        return {
             "Access-Control-Allow-Methods": "POST",
             "Access-Control-Allow-Headers": "accept, authorization, content-type, tfatoken, usexbasic, "
             "x-cumulocity-application-key, x-xsrf-token",

@@ -13,9 +13,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from proxy.bayeux.negotiation import AUTHN
-from proxy.bayeux.replies import Joiner
 from proxy.demo.simulator import Simulator
 from proxy.gate.endpoints import ENDPOINTS
+from proxy.operations.metrics import Metrics
 from tests.conftest import PASSWORD, VALUES, Message, Running, handshake, running
 
 
@@ -293,12 +293,13 @@ async def test_answer_to_a_handshake_is_held_up_to_the_limit(scripted: Scripted)
 async def test_fault_of_ours_within_an_answer_is_not_passed_off_as_complete(
     upstream: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def relayed(_: Metrics, __: str, direction: str, *___: int) -> None:
+        assert direction == "up", "a fault"
+
     async with running(upstream.url) as proxied:
-        monkeypatch.setattr(Joiner, "feed", lambda *_: b"[" * 100_000)
-        monkeypatch.setattr(Joiner, "end", lambda *_: 1 / 0)
-        refused = handshake(ext=[])
+        monkeypatch.setattr(Metrics, "relayed", relayed)
         with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
-            async with proxied.post([refused, CONNECT | {"clientId": "unknown"}]) as response:
+            async with proxied.post([handshake(ext=[]), CONNECT | {"clientId": "unknown"}]) as response:
                 await response.read()
 
 
