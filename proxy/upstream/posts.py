@@ -215,11 +215,11 @@ class Wire(asyncio.Protocol):
             if self._asker is not None:
                 self._pool.silent.start(self)
                 self._asker.flush()
-        except (MalformedHead, MalformedBody, BadAnswer) as error:
-            self._fail(BadAnswer(str(error)))
-        except Exception as error:  # noqa: BLE001 - if the asker did not hear of it, its client would wait for ever
+        except (MalformedHead, MalformedBody, BadAnswer) as problem:
+            self._fail(BadAnswer(str(problem)))
+        except Exception as fault:  # noqa: BLE001 - if the asker did not hear of it, its client would wait for ever
             self.cut_off()
-            asker.failed(error)
+            asker.failed(fault)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
