@@ -1,7 +1,6 @@
 """One timer for all who are waited for equally long."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +11,7 @@ Result = TypeVar("Result")
 
 class Deadlines(Generic[Waiting]):
     """Who is waited for, `seconds` each, in the order in which their time runs out; `expired` is told of those whose
-    time did.
+    time did. Used on one event loop only.
 
     A timer for each would cost more than the rest of what is known of an idle connection.
     """
@@ -20,14 +19,18 @@ class Deadlines(Generic[Waiting]):
     def __init__(self, seconds: float, expired: Callable[[Waiting], None]) -> None:
         self._seconds = seconds
         self._expired = expired
-        self._waiting: OrderedDict[Waiting, float] = OrderedDict()
+        self._waiting: dict[Waiting, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept: to ask for it takes a system call each time
 
     def start(self, who: Waiting) -> None:
         """Wait for somebody from now on, also for whoever was waited for already."""
-        loop = asyncio.get_running_loop()
-        self._waiting[who] = loop.time() + self._seconds
-        self._waiting.move_to_end(who)
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        waiting = self._waiting
+        waiting.pop(who, None)  # so that it goes to the end
+        waiting[who] = loop.time() + self._seconds
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._look)
 
@@ -43,11 +46,17 @@ class Deadlines(Generic[Waiting]):
             self._timer = None
 
     def _look(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
+        now = loop.time()
         late = []
-        while self._waiting and (when := next(iter(self._waiting.values()))) <= loop.time():
-            late.append(self._waiting.popitem(last=False)[0])
-        self._timer = loop.call_at(when, self._look) if self._waiting else None
+        self._timer = None
+        for who, when in self._waiting.items():
+            if when > now:
+                self._timer = loop.call_at(when, self._look)
+                break
+            late.append(who)
+        for who in late:
+            del self._waiting[who]
         for who in late:
             self._expired(who)
 

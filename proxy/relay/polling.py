@@ -42,6 +42,7 @@ class PollingRelay:
         self.patience = Deadlines(carriage.limits.handshake_seconds, Poll.expired)
         self._smartrest = smartrest
         self._known: tuple[AnswerHead | None, bool, bytes] = None, False, b""
+        self.without_credential: Final[Negotiation[Credential]] = carriage.handshakes.negotiation(None, "")
 
     def check(self, request: Request) -> None:
         """Judge a request before its body is read. Raises BadRequest."""
@@ -100,7 +101,7 @@ class Poll:
         self._request = request
         self._head = request.head
         self._endpoint = request.endpoint
-        self._negotiation: Negotiation[Credential] = relay.carriage.handshakes.negotiation(None, request.endpoint)
+        self._negotiation = relay.without_credential  # until one is chosen
         self._batch: Batch = []  # what went up
         self._replies: Batch = []  # our own, which go in front of upstream's
         self._dialling: asyncio.Task[None] | None = None
@@ -377,7 +378,7 @@ class Poll:
         """The POST that goes up, with one kind of credential. Raises NoCredential while a half of it is missing."""
         credential = self._negotiation.credential
         known = self._request.prepared
-        if known is not None and known[0] == credential:
+        if known is not None and (known[0] is credential or known[0] == credential):
             return known[1]
         head, crossing = self._head, self._carriage.crossing
         if credential is None:

@@ -97,13 +97,13 @@ class Dialler:
         transport, waiting = await self._connect(*_address(self._proxy), None)
         try:
             await self._tunnel(transport, waiting, f"{self._url.hostname}:{port}")
-            through = _Waiting(self._limit)
+            loop = asyncio.get_running_loop()
+            through = _Waiting(loop, self._limit)
             if self._tls is None:
                 transport.set_protocol(through)
                 through.connection_made(transport)
                 transport.resume_reading()
                 return transport, through
-            loop = asyncio.get_running_loop()
             encrypted = await loop.start_tls(transport, through, self._tls, server_hostname=host)
         except BaseException:
             transport.abort()
@@ -126,10 +126,13 @@ class Dialler:
     async def _connect(self, host: str, port: int, tls: ssl.SSLContext | None) -> "tuple[asyncio.Transport, _Waiting]":
         loop = asyncio.get_running_loop()
         problem: OSError = OSError("a name without an address")
-        for address in await self._resolved(host, port):
+        known_until, addresses = self._names.get((host, port), (0.0, []))
+        if loop.time() >= known_until:
+            addresses = await self._resolved(loop, host, port)
+        for address in addresses:
             try:
                 transport, waiting = await loop.create_connection(
-                    lambda: _Waiting(self._limit), address, port, ssl=tls, server_hostname=host if tls else None
+                    lambda: _Waiting(loop, self._limit), address, port, ssl=tls, server_hostname=host if tls else None
                 )
             except OSError as error:
                 problem = error
@@ -137,14 +140,11 @@ class Dialler:
                 return transport, waiting
         raise problem
 
-    async def _resolved(self, host: str, port: int) -> list[str]:
+    async def _resolved(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[str]:
         """The addresses of a name, in the order of preference."""
-        loop = asyncio.get_running_loop()
-        known_until, addresses = self._names.get((host, port), (0.0, []))
-        if loop.time() >= known_until:
-            found = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
-            addresses = [str(address[0]) for *_, address in found]
-            self._names[host, port] = loop.time() + _NAME_SECONDS, addresses
+        found = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
+        addresses = [str(address[0]) for *_, address in found]
+        self._names[host, port] = loop.time() + _NAME_SECONDS, addresses
         return addresses
 
 
@@ -153,8 +153,8 @@ class _Waiting(asyncio.Protocol):
 
     __slots__ = ("_limit", "_transport", "head", "rest")
 
-    def __init__(self, limit: int) -> None:
-        self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+        self.head: asyncio.Future[bytes] = loop.create_future()
         self._limit = limit
         self.rest = b""
         self._transport: asyncio.Transport | None = None
