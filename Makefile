@@ -59,10 +59,6 @@ e2e-full: e2e ## e2e and the heavier suites: WebSocket conformance by Autobahn's
 	tests/bench/setup
 	$(BIN)/python -m pytest tests/bench -p no:randomly
 
-$(VENV)/.bench: $(VENV)/.installed requirements/bench.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
-	@touch $@
-
 $(VENV)/.compiler: $(VENV)/.installed requirements/compile.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/compile.txt
 	@touch $@
@@ -74,7 +70,8 @@ wheel: $(VENV)/.compiler ## dist/: the wheel as it ships, with the hot rooms com
 	cd build/wheel && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 ../../$(BIN)/pip wheel --quiet --disable-pip-version-check \
 		--no-build-isolation --no-deps --wheel-dir ../../dist .
 
-$(SHIPPED)/.installed: wheel
+$(SHIPPED)/.installed: $(VENV)/.compiler $(shell find proxy -name '*.py') requirements/run.txt requirements/dev.txt
+	$(MAKE) wheel
 	$(PYTHON) -m venv $(SHIPPED)
 	$(SHIPPED)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt -r requirements/dev.txt
 	$(SHIPPED)/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall dist/*.whl
@@ -85,9 +82,10 @@ test-wheel: $(SHIPPED)/.installed ## the tests of what is compiled, on the wheel
 	cd build/tests && ../../$(SHIPPED)/bin/python -m pytest \
 		tests/bayeux tests/gate tests/operations tests/relay tests/upstream tests/test_app.py tests/test_head.py tests/test_http1.py
 
-bench: $(VENV)/.bench ## cost beside nginx, HAProxy and Node; BENCH="--modes paced,echo --only nginx,proxy" for a part
+bench: $(SHIPPED)/.installed ## cost beside nginx, HAProxy and Node; BENCH="--modes paced,echo --only nginx,proxy" for a part
 	tests/bench/setup
-	$(BIN)/python -m tests.bench $(BENCH)
+	$(SHIPPED)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	$(SHIPPED)/bin/python -m tests.bench $(BENCH)
 
 lock: $(VENV)/.python ## resolve the dependencies anew and pin them by hash
 	$(BIN)/pip install --quiet --disable-pip-version-check uv

@@ -13,7 +13,6 @@
 4. Siblings in `ext` (`ack`, `timesync`, unknown keys) survive byte for byte.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -136,7 +135,7 @@ class Negotiation(Generic[C]):
         self._client_authn = client_authn
         self._units = system_of_units
         self._retry_ms = retry_ms
-        self._pending: deque[_Pending] = deque()
+        self._pending: list[_Pending] = []  # a handful at most, and none nearly always
 
     @property
     def pending(self) -> bool:
@@ -180,7 +179,7 @@ class Negotiation(Generic[C]):
         for message in batch:
             scrubbed |= _scrub(message)
             if self._pending and string(message.get("channel")) == channels.HANDSHAKE:
-                asked = self._pending.popleft()
+                asked = self._pending.pop(0)
                 outcomes.append(_outcome(message, now - asked.since, ours=asked.ours))
         return Down(encode(batch) if scrubbed else payload, outcomes)
 
@@ -198,8 +197,7 @@ class Negotiation(Generic[C]):
         return [Outcome("refused", reason, 0.0) for _ in self._drain_pending()]
 
     def _drain_pending(self) -> list[_Pending]:
-        drained = list(self._pending)
-        self._pending.clear()
+        drained, self._pending = self._pending, []
         return drained
 
     def _too_many(self) -> Refusal:

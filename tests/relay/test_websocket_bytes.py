@@ -21,6 +21,12 @@ ACCEPTED = b'[{"channel":"/meta/handshake","successful":true,"clientId":"c"}]'
 SECONDS = 5
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upstream of these tests answers a close frame only where the test says so; nobody waits long for that."""
+    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 0.25)
+
+
 class Side:
     """One end of a WebSocket, as bytes and as frames."""
 
