@@ -61,7 +61,7 @@ LAST_ANSWER_SECONDS: Final = 1.0
 """How long a client that ends it waits for upstream's close frame, and so for the answers in front of that."""
 
 _KEY_BYTES: Final = 16
-_WRITE_BUFFER_BYTES: Final = 32 * 1024  # more that a side does not take pauses the other
+_WRITE_BUFFER_BYTES: Final = 4 * 1024  # more that a side does not take pauses the other
 _READ_BYTES: Final = 64 * 1024
 _HEARTBEAT: Final = b"c8y-realtime-proxy"  # what our own pings say, so that their pongs are told from others
 _QUIET: Final = 1
