@@ -131,7 +131,7 @@ class LimitSettings(_Section):
     """How much and how long."""
 
     connections: WholeNumber = Field(10_000, gt=0, lt=2**31, description="Client connections; those beyond it get 429.")
-    head_bytes: Bytes = Field(65_536, description="One line of a request head. SSO cookies are long.")
+    head_bytes: Bytes = Field(65_536, description="The head of a request, or of an answer. SSO cookies are long.")
     idle_seconds: Seconds = Field(75.0, description="A client connection without a complete request head.")
     client_payload_bytes: Bytes = Field(
         1024 * 1024, description="One payload of a client: a message of a WebSocket, or the body of a POST."
