@@ -130,7 +130,7 @@ class _Said(msgspec.Struct):
     failure: str = ""
 
 
-class _Failed(Exception):
+class LoadFailed(Exception):
     """The load generator saw something that must not be, or did not end."""
 
 
@@ -163,8 +163,8 @@ class Upstream:
         self._process.communicate(timeout=10)
 
 
-class _Load:
-    """The load generator as a child process, with its clients set up. Raises _Failed."""
+class Load:
+    """The load generator as a child process, with its clients set up. Raises LoadFailed."""
 
     def __init__(self, running: Running, upstream: int, mode: Mode) -> None:
         options = {
@@ -185,7 +185,7 @@ class _Load:
         self._watchdog.start()
         try:
             self._hear()
-        except _Failed:
+        except LoadFailed:
             self.__exit__()
             raise
 
@@ -203,7 +203,7 @@ class _Load:
         return self._process.pid
 
     def work(self, seconds: float) -> _Said:
-        """Let it work for a time, and return what it says of it. Raises _Failed."""
+        """Let it work for a time, and return what it says of it. Raises LoadFailed."""
         assert self._process.stdin
         self._process.stdin.write(b"%d\n" % round(seconds * 1000))
         self._process.stdin.flush()
@@ -214,14 +214,14 @@ class _Load:
         line = self._process.stdout.readline()
         said = msgspec.json.decode(line, type=_Said) if line else _Said(failure="the load generator died")
         if said.failure:
-            raise _Failed(said.failure)
+            raise LoadFailed(said.failure)
         return said
 
     def end(self) -> None:
-        """Let it look at what is left, and end. Raises _Failed."""
+        """Let it look at what is left, and end. Raises LoadFailed."""
         said, _ = self._process.communicate(b"end\n")
         if self._process.returncode:
-            raise _Failed(msgspec.json.decode(said, type=_Said).failure if said else "the load generator died")
+            raise LoadFailed(msgspec.json.decode(said, type=_Said).failure if said else "the load generator died")
 
 
 def measure(case: Case, running: Running, upstream: Upstream, *, seconds: float, repetition: int) -> Row:
@@ -233,7 +233,7 @@ def measure(case: Case, running: Running, upstream: Upstream, *, seconds: float,
             _warm_up(running, upstream)
             time.sleep(_SETTLE_SECONDS)
             row.kib_without = running.pss_kib()
-        with _Load(running, upstream.port, mode) as load:
+        with Load(running, upstream.port, mode) as load:
             if mode.counts_memory:
                 time.sleep(_SETTLE_SECONDS)
                 row.kib_with = running.pss_kib()
@@ -248,7 +248,7 @@ def measure(case: Case, running: Running, upstream: Upstream, *, seconds: float,
             if mode.load == "stalled":
                 row.kib_with = running.pss_kib()
             load.end()
-    except _Failed as failure:
+    except LoadFailed as failure:
         row.failure = str(failure)
         return row
     row.done, row.seconds, row.p50, row.p99, row.max = said.done, said.seconds, said.p50, said.p99, said.max
@@ -259,6 +259,6 @@ def _warm_up(running: Running, upstream: Upstream) -> None:
     """A few handshakes, so that what a proxy allocates once is not counted as its clients'. Not more: what they leave
     free would be there for the clients to come, and not be counted at all.
     """
-    with _Load(running, upstream.port, Mode("handshake", 4)) as load:
+    with Load(running, upstream.port, Mode("handshake", 4)) as load:
         load.work(0.02)
         load.end()
