@@ -1,6 +1,7 @@
 """Heads and bodies are read in one way only, or not at all."""
 
 import contextlib
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -240,3 +241,11 @@ def test_any_bytes_are_chunks_or_malformed_however_they_come(data: bytes, places
         except MalformedBody:
             results.append(MalformedBody)
     assert results == results[:1] * 3
+
+
+def test_many_small_chunks_take_no_more_time_than_their_number() -> None:
+    """1.5 MB took 45 seconds while what stood behind each chunk was copied; they take 0.3."""
+    body, data = Chunked(), chunk(b" ") * 250_000
+    before = time.process_time()
+    assert len(body.feed(data)) == 250_000
+    assert time.process_time() - before < 5
