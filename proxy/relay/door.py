@@ -95,6 +95,7 @@ class Listener:
         self.bodies = Deadlines(limits.body_seconds, Door.body_is_late)
         self.takers = Deadlines(limits.idle_seconds, Door.break_off)
         self.leavers = Deadlines(_LINGER_SECONDS, Door.break_off)
+        self.parting = Deadlines(limits.idle_seconds, Door.break_off)
 
     def __call__(self) -> "Door":
         return Door(self)
@@ -106,7 +107,7 @@ class Listener:
 
     def close(self) -> None:
         """Cut off whoever is still there."""
-        for deadlines in (self.heads, self.bodies, self.takers, self.leavers):
+        for deadlines in (self.heads, self.bodies, self.takers, self.leavers, self.parting):
             deadlines.close()
         for door in tuple(self.doors):
             door.break_off()
@@ -274,7 +275,7 @@ class Door(asyncio.Protocol):
         if self._buffer:
             self.refuse(BadRequest(408, "The head of the request did not arrive in time (limits.idle_seconds)"))
         else:
-            self.transport.close()
+            self._part()
 
     def body_is_late(self) -> None:
         """Refuse a request whose body has not come in time."""
@@ -326,8 +327,7 @@ class Door(asyncio.Protocol):
         self._request = None
         self._is_chunking = False
         if self._is_last:
-            self._be_deaf()
-            self.transport.close()
+            self._part()
             return
         self._listener.heads.start(self)
         self._state = "head"
@@ -349,6 +349,12 @@ class Door(asyncio.Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._listener.leavers.start(self)
+
+    def _part(self) -> None:
+        """End the connection once what was sent is taken, which a client may never do."""
+        self._be_deaf()
+        self._listener.parting.start(self)
+        self.transport.close()
 
     def _be_deaf(self) -> None:
         self._state = "deaf"
@@ -406,5 +412,5 @@ class Door(asyncio.Protocol):
     def _forget(self) -> None:
         listener = self._listener
         listener.doors.discard(self)
-        for deadlines in (listener.heads, listener.bodies, listener.takers, listener.leavers):
+        for deadlines in (listener.heads, listener.bodies, listener.takers, listener.leavers, listener.parting):
             deadlines.stop(self)
