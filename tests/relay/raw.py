@@ -128,6 +128,10 @@ async def answer_empty(asked: Asked) -> None:
     asked.writer.write(EMPTY)
 
 
+async def hold(_: Asked) -> None:
+    """Leave it to the test to answer; another request may come before."""
+
+
 async def hold_on(asked: Asked) -> None:
     """Leave it to the test to answer, and to read what else comes."""
     await asked.writer.wait_closed()

@@ -14,6 +14,7 @@ from tests.relay.raw import (
     answer_empty,
     client,
     head,
+    hold,
     hold_on,
     post,
     recording,
@@ -181,7 +182,7 @@ async def test_client_that_does_not_take_the_end_of_its_answer_is_cut_off(lines:
 
 async def test_nothing_goes_up_for_a_client_that_does_not_take_the_answer_before() -> None:
     """Nothing would hold back what comes of it."""
-    async with recording(hold_on) as upstream, running(upstream.url) as proxied, client(proxied) as one:
+    async with recording(hold) as upstream, running(upstream.url) as proxied, client(proxied) as one:
         one.send(post() + post())
         asked = await upstream.next()
         door = await stuck(proxied, one, asked)
@@ -190,11 +191,10 @@ async def test_nothing_goes_up_for_a_client_that_does_not_take_the_answer_before
         await until(lambda: door.transport.get_write_buffer_size() > HIGH_WATER)
         for _ in range(100):
             await asyncio.sleep(0)
-        assert len(upstream.requests) == upstream.connections == 1
+        assert len(upstream.requests) == 1
         one.reader._transport.resume_reading()  # type: ignore[attr-defined]
         assert (await one.answer()).body.endswith(b"x" * 60_000)
-        asked.writer.transport.abort()  # which waits for its next POST
-        assert (await one.answer()).status in {200, 502}
+        assert (await one.answer()).body == b"[]"
 
 
 # Ahead of the answer --------------------------------------------------------------------------------------------------

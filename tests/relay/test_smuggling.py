@@ -19,6 +19,7 @@ from tests.relay.raw import (
     answer_empty,
     client,
     head,
+    hold,
     hold_on,
     is_as_we_write,
     post,
@@ -30,6 +31,11 @@ from tests.relay.raw import (
 HIDDEN = post(b'[{"channel":"/service/hidden"}]')
 CHUNKED = b"2\r\n[]\r\n0\r\n\r\n"
 PAGE = "https://app.example.com"
+FRAMING_TEXTS = (
+    b"Malformed request: the head is none of HTTP/1.1\n",
+    b"Malformed request: the body is in a transfer coding that is not understood here\n",
+    b"Malformed request: the length of the body is none\n",
+)
 BROKEN = (asyncio.IncompleteReadError, ConnectionError)
 
 
@@ -89,13 +95,15 @@ async def relaying(answering: Answering = answer_empty) -> AsyncIterator[tuple[R
         pytest.param(["Content-Length:"], id="length of nothing"),
         pytest.param(["Content-Length: 18446744073709551618"], id="length beyond 64 bits"),
         pytest.param(["Content-Length: " + "0" * 4000 + "2"], id="length of many zeros"),
+        pytest.param(["Content-Length: 2 "], id="length in front of a blank"),
         pytest.param(["Content-Length : 2"], id="length behind a blank"),
     ],
 )
 async def test_framing_that_could_be_read_two_ways_ends_the_connection(lines: list[str]) -> None:
     async with relaying() as (_, upstream, one):
-        one.send(head(*lines) + b"\r\n" + CHUNKED + HIDDEN)
-        assert await one.statuses() == [400]
+        one.send(head(*lines) + b"\r\n" + (CHUNKED if "ransfer" in "".join(lines) else b"[]") + HIDDEN)
+        [answer] = await one.answers()
+        assert (answer.status, answer.body) in {(400, text) for text in FRAMING_TEXTS}
         assert upstream.connections == 0
 
 
@@ -246,10 +254,6 @@ async def test_posts_in_one_piece_are_answered_in_order_and_go_up_one_by_one() -
         assert {asked.number for asked in upstream.requests} == {1}
 
 
-async def hold(asked: Asked) -> None:
-    """Leave it to the test to answer, which may come later than the next request."""
-
-
 @pytest.mark.parametrize(
     ("second", "status"),
     [
@@ -270,6 +274,17 @@ async def test_each_post_of_a_connection_is_judged_on_its_own_and_a_refusal_is_t
         one.send(post() + second + HIDDEN)
         assert await one.statuses() == [200, status]
         assert upstream.bodies == [b"[]"]
+
+
+async def test_what_comes_later_than_a_refusal_is_no_request_either() -> None:
+    async with relaying() as (proxied, upstream, one):
+        one.send(b"nonsense\r\n\r\n")
+        assert await one.statuses() == [400]
+        one.send(HIDDEN)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert upstream.connections == 0
+        assert proxied.count("connections", transport="long-polling") == 0
 
 
 async def test_what_one_request_may_read_is_not_told_with_the_refusal_of_the_next() -> None:
