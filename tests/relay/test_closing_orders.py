@@ -177,8 +177,10 @@ def among(expected: object) -> tuple[object, ...]:
 @pytest.mark.parametrize("pending", [False, True], ids=["", "within a handshake"])
 @pytest.mark.parametrize(("act", "below", "above", "reason"), [pytest.param(*row, id=name) for name, *row in ENDINGS])
 async def test_each_side_is_told_its_code_and_nothing_is_left(
-    act: Act, below: object, above: object, reason: object, *, pending: bool
+    monkeypatch: pytest.MonkeyPatch, act: Act, below: object, above: object, reason: object, *, pending: bool
 ) -> None:
+    monkeypatch.setattr("proxy.relay.websocket.CLOSE_SECONDS", 60)  # nobody has to be cut off
+    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 60)
     async with ending() as (proxied, client, upstream):
         if pending:
             client.send(SHAKE)
