@@ -184,24 +184,26 @@ class Chunked:
     def feed(self, data: bytes) -> bytes:
         """Take bytes; returns those of them that belong to the body. Raises MalformedBody."""
         body: list[bytes] = []
-        data, self._held = self._held + data, b""
-        while data and not self.is_over:
+        if self._held:
+            data, self._held = self._held + data, b""
+        at, end = 0, len(data)  # a place rather than a rest: with many small chunks, rests would be copied for ever
+        while at < end and not self.is_over:
             if self._state == "data":
-                body.append(data[: self._left])
-                data, self._left = data[self._left :], self._left - len(body[-1])
+                body.append(data[at : at + self._left])
+                at, self._left = at + len(body[-1]), self._left - len(body[-1])
                 if not self._left:
                     self._state = "end"
                 continue
-            line, found, rest = data.partition(b"\n")
-            if not found:
-                if len(data) > _CHUNK_LINE_LIMIT:
+            line_end = data.find(b"\n", at) + 1
+            if not line_end:
+                if end - at > _CHUNK_LINE_LIMIT:
                     raise MalformedBody("a line between chunks is too long")
-                self._held = data
+                self._held = data[at:]
                 break
-            data = rest
-            self._between(line + found)
+            self._between(data[at:line_end])
+            at = line_end
         if self.is_over:
-            self.rest = data
+            self.rest = data[at:]
         return b"".join(body)
 
     def _between(self, line: bytes) -> None:

@@ -5,6 +5,9 @@ request that fails is the last one, and what stands behind an upgrade is not loo
 """
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, Literal, Protocol, cast
@@ -18,8 +21,9 @@ from proxy.relay.front import Front, Request
 
 _BACKLOG_BYTES: Final = 64 * 1024
 _LINGER_SECONDS: Final = 2.0  # how long an unread body is drained so that the refusal in front of it is seen
+_RESET: Final = struct.pack("ii", 1, 0)  # on, and linger for no time
 
-State = Literal["head", "body", "opening", "answering", "deaf"]
+State = Literal["head", "body", "opening", "answering", "resting", "deaf"]
 
 
 class Answering(Protocol):
@@ -91,6 +95,7 @@ class Listener:
         self.bodies = Deadlines(limits.body_seconds, Door.body_is_late)
         self.takers = Deadlines(limits.idle_seconds, Door.break_off)
         self.leavers = Deadlines(_LINGER_SECONDS, Door.break_off)
+        self.parting = Deadlines(limits.idle_seconds, Door.break_off)
 
     def __call__(self) -> "Door":
         return Door(self)
@@ -102,7 +107,7 @@ class Listener:
 
     def close(self) -> None:
         """Cut off whoever is still there."""
-        for deadlines in (self.heads, self.bodies, self.takers, self.leavers):
+        for deadlines in (self.heads, self.bodies, self.takers, self.leavers, self.parting):
             deadlines.close()
         for door in tuple(self.doors):
             door.break_off()
@@ -118,6 +123,7 @@ class Door(asyncio.Protocol):
         "_came",
         "_is_chunking",
         "_is_crowded",
+        "_is_full",
         "_is_last",
         "_known",
         "_known_as",
@@ -143,6 +149,7 @@ class Door(asyncio.Protocol):
         self._answering: Answering | None = None
         self._is_last = False
         self._is_chunking = False
+        self._is_full = False  # what was sent waits to be taken
         self._owed = b""
         self.transport: asyncio.Transport
 
@@ -268,7 +275,7 @@ class Door(asyncio.Protocol):
         if self._buffer:
             self.refuse(BadRequest(408, "The head of the request did not arrive in time (limits.idle_seconds)"))
         else:
-            self.transport.close()
+            self._part()
 
     def body_is_late(self) -> None:
         """Refuse a request whose body has not come in time."""
@@ -310,20 +317,27 @@ class Door(asyncio.Protocol):
         self._next()
 
     def _next(self) -> None:
-        """Wait for the next request."""
+        """Wait for the next request.
+
+        One that is there already is looked at in a turn of its own, since a thousand in one piece would nest as deep,
+        and only by then: while they come faster, they count as sent ahead of their answers. Nor is it while the client
+        does not take what it was sent, since nothing would hold the next answer back.
+        """
         self._answering = None
+        self._request = None
         self._is_chunking = False
         if self._is_last:
-            self._be_deaf()
-            self.transport.close()
+            self._part()
             return
-        self._state = "head"
         self._listener.heads.start(self)
-        if self._buffer:  # not from here: a thousand requests in one piece would nest as deep
+        self._state = "head"
+        if self._buffer or self._is_full:
+            self._state = "resting"
             asyncio.get_running_loop().call_soon(self._look_again)
 
     def _look_again(self) -> None:
-        if self._state == "head" and not self.transport.is_closing():
+        if self._state == "resting" and not self._is_full and not self.transport.is_closing():
+            self._state = "head"
             self.data_received(b"")
 
     def refuse(self, error: Exception) -> None:
@@ -336,6 +350,12 @@ class Door(asyncio.Protocol):
             self.transport.write_eof()
         self._listener.leavers.start(self)
 
+    def _part(self) -> None:
+        """End the connection once what was sent is taken, which a client may never do."""
+        self._be_deaf()
+        self._listener.parting.start(self)
+        self.transport.close()
+
     def _be_deaf(self) -> None:
         self._state = "deaf"
         self._buffer = b""
@@ -345,18 +365,26 @@ class Door(asyncio.Protocol):
         self._listener.bodies.stop(self)
 
     def break_off(self) -> None:
-        """End the connection so that nobody takes what was sent for complete."""
+        """End the connection so that nobody takes what was sent for complete: by a reset, for to a client of HTTP/1.0
+        the end of an answer is that of its connection.
+        """
+        with contextlib.suppress(OSError):  # closed by now
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     def pause_writing(self) -> None:
+        self._is_full = True
         self._listener.takers.start(self)
         if self._answering is not None:
             self._answering.hold_back()
 
     def resume_writing(self) -> None:
+        self._is_full = False
         self._listener.takers.stop(self)
         if self._answering is not None:
             self._answering.go_on()
+        elif self._state == "resting":
+            asyncio.get_running_loop().call_soon(self._look_again)
 
     # The end ----------------------------------------------------------------------------------------------------------
 
@@ -384,5 +412,5 @@ class Door(asyncio.Protocol):
     def _forget(self) -> None:
         listener = self._listener
         listener.doors.discard(self)
-        for deadlines in (listener.heads, listener.bodies, listener.takers, listener.leavers):
+        for deadlines in (listener.heads, listener.bodies, listener.takers, listener.leavers, listener.parting):
             deadlines.stop(self)

@@ -68,7 +68,7 @@ class Front:
     def admit(self, request: Request) -> None:
         """Raises what `failures.http_failure` knows for a request that must not come in."""
         head = request.head
-        if head.path in self._pages and head.method == "GET":
+        if head.path in self._pages and head.method == "GET" and not request.is_upgrade:
             self._gate.admit_host(head)
             return
         if not request.endpoint:

@@ -298,7 +298,7 @@ async def test_fault_of_ours_within_an_answer_is_not_passed_off_as_complete(
 
     async with running(upstream.url) as proxied:
         monkeypatch.setattr(Metrics, "relayed", relayed)
-        with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
+        with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)):
             async with proxied.post([handshake(ext=[]), CONNECT | {"clientId": "unknown"}]) as response:
                 await response.read()
 
