@@ -56,9 +56,13 @@ class Deadlines(Generic[Waiting]):
                 break
             late.append(who)
         for who in late:
+            if self._waiting.get(who, now + 1) > now:  # stopped, or started anew, by one before
+                continue
             del self._waiting[who]
-        for who in late:
-            self._expired(who)
+            try:
+                self._expired(who)
+            except Exception as fault:  # noqa: BLE001 - the others are told all the same
+                loop.call_exception_handler({"message": "Who was late could not be told", "exception": fault})
 
 
 class TimeLimit:

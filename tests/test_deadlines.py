@@ -90,6 +90,35 @@ async def test_who_is_told_may_be_started_again_from_there(passing: Pass) -> Non
     deadlines.close()
 
 
+@pytest.mark.logs_errors
+async def test_fault_over_one_leaves_nobody_else_untold(passing: Pass) -> None:
+    told: list[str] = []
+
+    def tell(who: str) -> None:
+        told.append(who)
+        assert who != "a", "a fault"
+
+    deadlines = Deadlines(10, tell)
+    for who in "ab":
+        deadlines.start(who)
+    await passing(11)
+    assert told == ["a", "b"]
+
+
+async def test_who_is_stopped_by_one_told_in_the_same_turn_is_not_told(passing: Pass) -> None:
+    told: list[str] = []
+
+    def tell(who: str) -> None:
+        told.append(who)
+        deadlines.stop("b")
+
+    deadlines: Deadlines[str] = Deadlines(10, tell)
+    for who in "abc":
+        deadlines.start(who)
+    await passing(11)
+    assert told == ["a", "c"]
+
+
 async def test_one_timer_serves_all(passing: Pass) -> None:
     told: list[int] = []
     deadlines = Deadlines(10, told.append)

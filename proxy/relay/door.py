@@ -230,11 +230,17 @@ class Door(asyncio.Protocol):
             self._hand_over()
         else:
             self._body = request.asked.body()
+            self._check_size(request.asked.length or 0)
             self._expect(request)
             self._state = "body"
             self._read_body()
             if self._state == "body":
                 listener.bodies.start(self)
+
+    def _check_size(self, size: int) -> None:
+        limit = self._listener.limits.client_payload_bytes
+        if size > limit:
+            raise BadRequest(413, f"The payload is bigger than {limit} bytes (limits.client_payload_bytes)")
 
     def _expect(self, request: Request) -> None:
         expected = request.head.value("expect")
@@ -246,11 +252,10 @@ class Door(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self) -> None:
-        body, limit = self._body, self._listener.limits.client_payload_bytes
+        body = self._body
         came = body.feed(self._buffer)
         self._buffer = b""
-        if (body.length or len(self._came) + len(came)) > limit:
-            raise BadRequest(413, f"The payload is bigger than {limit} bytes (limits.client_payload_bytes)")
+        self._check_size(body.length or len(self._came) + len(came))
         if not body.is_over:
             self._came += came
             return

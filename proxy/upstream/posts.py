@@ -110,14 +110,15 @@ class Pool:
 
     def take(self, key: Key) -> "Wire | None":
         """A connection that waits, and carried nothing but the same credential; the one that was used last."""
-        waiting = self._waiting.get(key)
-        if not waiting:
-            return None
-        wire = waiting.pop()
-        if not waiting:
-            del self._waiting[key]
-        self._unused.stop(wire)
-        return wire
+        waiting = self._waiting.get(key, [])
+        while waiting:
+            wire = waiting.pop()
+            if not waiting:
+                del self._waiting[key]
+            self._unused.stop(wire)
+            if not wire.is_closing:
+                return wire
+        return None
 
     def add(self, key: Key, transport: asyncio.Transport) -> "Wire":
         """Take a fresh connection into account."""
@@ -172,6 +173,11 @@ class Wire(asyncio.Protocol):
         self._head = b""
         self._answer: AnswerHead | None = None
         self._body: Sized | Chunked | Unbounded | None = None
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the connection has ended, also where nobody was told yet."""
+        return self._transport.is_closing()
 
     def ask(self, post: Prepared, body: bytes, asker: Asker) -> None:
         """Send a POST."""

@@ -218,6 +218,13 @@ async def test_what_is_wrong_behind_a_go_ahead_is_told_all_the_same(proxied: Run
     assert (await expecting(proxied, b"[1]")).startswith(b"HTTP/1.1 400 ")
 
 
+async def test_nobody_is_told_to_go_ahead_with_too_much(proxied: Running) -> None:
+    head = "POST /cep/realtime HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    response = await raw(proxied, f"{head}Expect: 100-continue\r\nContent-Length: {1 << 30}\r\n\r\n")
+
+    assert response.startswith(b"HTTP/1.1 413 ")
+
+
 @pytest.mark.logs_errors
 async def test_fault_of_ours_tells_the_client_nothing(upstream: Simulator, caplog: Any) -> None:
     async with running(upstream.url) as proxied:
