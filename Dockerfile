@@ -1,21 +1,27 @@
 # The image of c8y-realtime-proxy: `docker build .`, or deploy/image/build where there is no registry.
 #
-# BASE is any image with `python3` 3.11 or newer, its venv module, and the certificate authorities of the public web in
-# the system's store (those are what upstream is verified against). Name a digest here for a build to be repeated
-# exactly. Both stages share it, since a virtual environment links to the interpreter that made it.
+# BASE is any image of Debian's kind (with apt-get) that has `python3` 3.11 or newer, its venv module, and the certificate
+# authorities of the public web in the system's store (those are what upstream is verified against). Name a digest here
+# for a build to be repeated exactly. Both stages share it, since a virtual environment links to the interpreter that
+# made it, and what is compiled fits that one only.
 ARG BASE=python:3.11-slim-trixie
 
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 
-# The tools that make the wheel stay here, in an environment of their own.
+# The tools that make the wheel stay here, in an environment of their own: a compiler among them, for the hot rooms, and
+# what the proxy needs, whose types mypyc reads.
 COPY requirements/ requirements/
-RUN python3 -m venv tools \
-    && tools/bin/pip install --quiet --require-hashes -r requirements/build.txt
+RUN apt-get update -qq \
+    && apt-get install -qq -y --no-install-recommends gcc libc6-dev \
+        $(test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || echo python3-dev) \
+    && python3 -m venv tools \
+    && tools/bin/pip install --quiet --require-hashes -r requirements/build.txt -r requirements/compile.txt \
+        -r requirements/run.txt
 
-# What the proxy needs, without pip beside it. Wheels only: they run no code of theirs while they are installed, and the
-# base has no compiler. Bytecode is made once, below.
+# What the proxy needs, without pip beside it. Wheels only: they run no code of theirs while they are installed. Bytecode
+# is made once, below.
 RUN python3 -m venv --without-pip /opt/c8y-realtime-proxy \
     && tools/bin/pip --python /opt/c8y-realtime-proxy/bin/python3 install --quiet --no-compile --only-binary :all: \
         --require-hashes -r requirements/run.txt
@@ -23,7 +29,7 @@ RUN python3 -m venv --without-pip /opt/c8y-realtime-proxy \
 # The root is read-only later, so all bytecode is made now; unchecked, so that no copy's timestamps make it stale.
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy/ proxy/
-RUN tools/bin/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . \
+RUN HATCH_BUILD_HOOK_ENABLE_MYPYC=1 tools/bin/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . \
     && tools/bin/pip --python /opt/c8y-realtime-proxy/bin/python3 install --quiet --no-compile --no-index --no-deps \
         dist/*.whl \
     && /opt/c8y-realtime-proxy/bin/python3 -m compileall -q --invalidation-mode unchecked-hash \
