@@ -10,7 +10,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from importlib.metadata import version
@@ -173,8 +172,7 @@ def _versions() -> str:
     }
     found = [f"{name} {_version(command)}" for name, command in commands.items()]
     found += [f"{package} {version(package)}" for package in ("c8y-realtime-proxy", "aiohttp", "uvloop")]
-    built = "" if "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")) else "out"
-    return ", ".join([f"Python {platform.python_version()} (built with{built} optimisation)", *found])
+    return ", ".join([f"Python {platform.python_version()}", *found])
 
 
 def _version(command: Sequence[str]) -> str:
