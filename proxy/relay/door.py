@@ -351,6 +351,7 @@ class Door(asyncio.Protocol):
             return
         self.transport.write(self._listener.front.refusal(error, self._request))
         self._be_deaf()
+        self.transport.resume_reading()  # closed with bytes unread, a connection is reset, and the answer may be lost
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._listener.leavers.start(self)
