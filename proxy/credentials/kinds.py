@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Protocol, Self
 
 
 AUTHORIZATION_COOKIE: Final = "authorization"
@@ -18,20 +18,22 @@ def is_token(text: str) -> bool:
     return _token.fullmatch(text) is not None and not any(mark in text for mark in ';,"')
 
 
-class _Kind:
-    """What all kinds have in common."""
+class _Secrets:
+    """Tells what of an authn object must not come down."""
 
     __slots__ = ()
 
-    def authn(self) -> dict[str, str] | None:
-        raise NotImplementedError
-
-    def secrets(self) -> set[bytes]:
+    def secrets(self: "_WithAuthn") -> set[bytes]:
+        """The values of the authn object as they may stand in JSON, with and without escaped slashes."""
         values = (self.authn() or {}).values()
         return {written.encode() for value in values for written in (value, value.replace("/", "\\/"))}
 
 
-class _Complete(_Kind):
+class _WithAuthn(Protocol):
+    def authn(self) -> dict[str, str] | None: ...
+
+
+class _Complete(_Secrets):
     """A credential that needs nothing from the client."""
 
     __slots__ = ()
@@ -85,7 +87,7 @@ class Jwt(_Complete):
 
 
 @dataclass(frozen=True, slots=True)
-class OAuthCookie(_Kind):
+class OAuthCookie(_Secrets):
     """The client's own `authorization` cookie and the XSRF token of the same platform session.
 
     It is *open* while `xsrf_token` is missing: browsers send that only inside the handshake, after we have dialled.
