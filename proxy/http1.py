@@ -21,11 +21,13 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 Headers = tuple[tuple[str, str], ...]
 
+_SPACES: Final = 2  # in the first line of a request
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _LENGTH: Final = re.compile(r"[0-9]{1,15}")
 _CHUNK_HEAD: Final = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[\t -~]*)?\r\n")
 _CHUNK_LINE_LIMIT: Final = 256
 _TRAILERS_LIMIT: Final = 8192
+_LONG_LINE: Final = "a line between chunks is too long"
 BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 """Statuses of answers without a body, whatever their headers say."""
 
@@ -82,10 +84,16 @@ class AnswerHead:
 
 
 def read_request(head: bytes) -> RequestHead:
-    """Read the head of a request, the empty line included. Raises MalformedHead."""
+    """Read the head of a request, the empty line included. Raises MalformedHead.
+
+    One empty line may stand in front of it, for some clients send one behind a body (RFC 9112, 2.2).
+    """
     seen = _Seen()
     parser = httptools.HttpRequestParser(seen)
+    head = head.removeprefix(LINE_END)
     version = _feed(parser, seen, head)
+    if head.count(b" ", 0, head.index(LINE_END)) != _SPACES:  # llhttp skips others in front of the version
+        raise MalformedHead("the first line of the head is none")
     headers = tuple(seen.headers)
     upgrade = ",".join([value for name, value in headers if name == "upgrade"]) if parser.should_upgrade() else ""
     length, is_chunked = _framing(headers, version)
@@ -94,7 +102,7 @@ def read_request(head: bytes) -> RequestHead:
         seen.target.decode("latin-1"),
         version,
         headers,
-        upgrade.strip().lower(),
+        _folded(upgrade.strip(" \t")),
         not parser.should_keep_alive(),
         length,
         is_chunked,
@@ -107,6 +115,8 @@ def read_answer(head: bytes) -> AnswerHead:
     parser = httptools.HttpResponseParser(seen)
     version = _feed(parser, seen, head)
     headers, status = tuple(seen.headers), parser.get_status_code()
+    if status < HTTPStatus.CONTINUE:  # it has three digits, and written again it would have fewer
+        raise MalformedHead("the status of the answer is none")
     length, is_chunked = (0, False) if status in BODILESS else _framing(headers, version)
     return AnswerHead(status, headers, not parser.should_keep_alive(), length, is_chunked)
 
@@ -197,7 +207,7 @@ class Chunked:
             line_end = data.find(b"\n", at) + 1
             if not line_end:
                 if end - at > _CHUNK_LINE_LIMIT:
-                    raise MalformedBody("a line between chunks is too long")
+                    raise MalformedBody(_LONG_LINE)
                 self._held = data[at:]
                 break
             self._between(data[at:line_end])
@@ -208,9 +218,11 @@ class Chunked:
 
     def _between(self, line: bytes) -> None:
         """Take a line that is no part of the body."""
+        if len(line) > _CHUNK_LINE_LIMIT:
+            raise MalformedBody(_LONG_LINE)
         if self._state == "head":
             size = _CHUNK_HEAD.fullmatch(line)
-            if size is None or len(line) > _CHUNK_LINE_LIMIT:
+            if size is None:
                 raise MalformedBody("the size of a chunk is none")
             self._left = int(size[1], 16)
             self._state = "data" if self._left else "trailers"
@@ -251,7 +263,11 @@ class _Seen:
 
 
 def _feed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, seen: _Seen, head: bytes) -> str:
-    """Have a head read; returns its version."""
+    """Have a head read; returns its version. Raises MalformedHead."""
+    if head.startswith(
+        (b"\r", b"\n")
+    ):  # llhttp skips any number of either: what one message left would pass in the next
+        raise MalformedHead("the head does not begin with its first line")
     try:
         parser.feed_data(head)
     except httptools.HttpParserUpgrade:  # what follows is no HTTP any more, and it is not here
@@ -264,12 +280,17 @@ def _feed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, se
     return version
 
 
+def _folded(word: str) -> str:
+    """A word in lower case; but the Kelvin sign is no k, though Unicode lowers it to one."""
+    return word.lower() if word.isascii() else word
+
+
 def _framing(headers: Headers, version: str) -> tuple[int | None, bool]:
     """The length that a head tells, and whether the body comes in chunks. Raises MalformedHead."""
     lengths = [value for name, value in headers if name == "content-length"]
     codings = [value for name, value in headers if name == "transfer-encoding"]
     if codings:
-        if lengths or version == "1.0" or [coding.lower() for coding in codings] != ["chunked"]:
+        if lengths or version == "1.0" or [_folded(coding) for coding in codings] != ["chunked"]:
             raise MalformedHead("the body is in a transfer coding that is not understood here")
         return None, True
     if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):

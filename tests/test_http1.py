@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.http1 import (
-    LAST_CHUNK,
     LINE_END,
     Chunked,
     MalformedBody,
@@ -58,6 +57,12 @@ def test_request_is_read() -> None:
         pytest.param(b"GET /\r\n\r\n", id="HTTP/0.9"),
         pytest.param(b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", id="HTTP/2.0"),
         pytest.param(b"nonsense\r\n\r\n", id="nonsense"),
+        pytest.param(b"\r" + request(), id="carriage return in front"),
+        pytest.param(b"\n" + request(), id="line feed in front"),
+        pytest.param(b"\r\n\r\n" + request(), id="two empty lines in front"),
+        pytest.param(b"GET /  HTTP/1.1\r\nHost: a\r\n\r\n", id="two spaces"),
+        pytest.param(b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", id="two spaces in front of the target"),
+        pytest.param(request("Transfer-Encoding: chun\u212aed"), id="chunked with a Kelvin sign"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\n", id="not whole"),
         pytest.param(b"", id="nothing"),
     ],
@@ -65,6 +70,16 @@ def test_request_is_read() -> None:
 def test_request_that_could_be_read_two_ways_is_malformed(head: bytes) -> None:
     with pytest.raises(MalformedHead):
         read_request(head)
+
+
+def test_empty_line_may_stand_in_front_of_a_request() -> None:
+    assert read_request(b"\r\n" + request()) == read_request(request())
+
+
+@pytest.mark.parametrize("name", ["websoc\u212aet", "\u0085websocket", "websocket\u00a0"], ids=ascii)
+def test_upgrade_is_told_in_plain_letters(name: str) -> None:
+    assert read_request(request("Connection: Upgrade", "Upgrade: WebSocket")).upgrade == "websocket"
+    assert read_request(request("Connection: Upgrade", f"Upgrade: {name}")).upgrade == name
 
 
 def test_answer_is_read() -> None:
@@ -80,7 +95,16 @@ def test_answer_is_read() -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [b"", b"HTTP/1.1 101 No\r\nA: b\r\n\r\n", b"HTTP/1.1 2000 No\r\n\r\n", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 101\r\nA: b"],
+    [
+        b"",
+        b"HTTP/1.1 101 No\r\nA: b\r\n\r\n",
+        b"HTTP/1.1 2000 No\r\n\r\n",
+        b"HTTP/1.1 002 No\r\n\r\n",
+        b"SSH-2.0\r\n\r\n",
+        b"HTTP/1.1 101\r\nA: b",
+        b"\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chun\u212aed\r\n\r\n".encode(),
+    ],
 )
 def test_answer_that_is_no_http_is_malformed(head: bytes) -> None:
     with pytest.raises(MalformedHead):
@@ -189,6 +213,7 @@ def test_chunks_are_read_however_they_come(sent: bytes, body: bytes) -> None:
         pytest.param(b"2\r\n[]\r0\r\n\r\n", id="half of a line end between chunks"),
         pytest.param(b"0\r\n" + b"A: b\r\n" * 2000, id="too many trailers"),
         pytest.param(b"0\r\nA: " + b"x" * 300, id="trailer without an end"),
+        pytest.param(b"0\r\nA: " + b"x" * 300 + b"\r\n\r\n", id="too long a trailer"),
     ],
 )
 def test_chunks_that_could_be_read_two_ways_are_malformed(sent: bytes) -> None:
@@ -199,31 +224,6 @@ def test_chunks_that_could_be_read_two_ways_are_malformed(sent: bytes) -> None:
 
 
 PLACES = st.lists(st.integers(min_value=0), max_size=8)
-
-
-@given(st.binary(), st.integers(min_value=0, max_value=40), PLACES)
-def test_sized_body_is_as_long_as_was_told(data: bytes, length: int, places: list[int]) -> None:
-    body = Sized(length)
-    assert fed(body, cut(data, places)) == (data[:length], data[length:])
-    assert body.is_over is (len(data) >= length)
-    assert body.length == length
-
-
-@given(st.binary(), PLACES)
-def test_unbounded_body_is_all_that_comes(data: bytes, places: list[int]) -> None:
-    body = Unbounded()
-    assert fed(body, cut(data, places)) == (data, b"")
-    assert not body.is_over
-    assert body.length is None
-
-
-@given(st.lists(st.binary(min_size=1)), st.binary(max_size=9), PLACES)
-def test_what_is_written_in_chunks_is_read(pieces: list[bytes], behind: bytes, places: list[int]) -> None:
-    body = Chunked()
-    written = b"".join(map(chunk, pieces)) + LAST_CHUNK
-    assert fed(body, cut(written + behind, places)) == (b"".join(pieces), behind)
-    assert body.is_over
-    assert body.length is None
 
 
 NEARLY_CHUNKS = st.lists(

@@ -31,13 +31,18 @@ _UNSUPPORTED_DATA: Final = 1003
 _INVALID_TEXT: Final = 1007
 _MESSAGE_TOO_BIG: Final = 1009
 
+_NOT_SHORTEST: Final = "a length is not written in its shortest form"
+
 
 class FrameError(Exception):
-    """Bytes that break the protocol or a limit. `code` is the close code that says so (RFC 6455, 7.4.1)."""
+    """Bytes that break the protocol or a limit. `code` is the close code that says so (RFC 6455, 7.4.1), and `limit`
+    the key of the limit.
+    """
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, *, limit: str | None = None) -> None:
         super().__init__(text)
         self.code = code
+        self.limit = limit
 
 
 class Frame(NamedTuple):
@@ -51,14 +56,18 @@ class FrameReader:
     """Reads frames out of bytes as they come.
 
     `masked` tells from which side they come (a client must mask, upstream must not); `limit` is the most bytes that a
-    message may have. What is announced as bigger is refused before it is there.
+    message may have, and `fragments` of how many frames it may consist. What is announced as bigger is refused before
+    it is there.
     """
 
-    __slots__ = ("_at", "_buffer", "_limit", "_masked", "_message", "_opcode")
+    __slots__ = ("_at", "_buffer", "_fragments", "_key", "_left", "_limit", "_masked", "_message", "_opcode")
 
-    def __init__(self, *, masked: bool, limit: int) -> None:
+    def __init__(self, *, masked: bool, limit: int, fragments: int = 4096) -> None:
         self._masked = masked
         self._limit = limit
+        self._key = "client_payload_bytes" if masked else "upstream_payload_bytes"
+        self._fragments = fragments
+        self._left = 0  # how many fragments more the message that is being gathered may have
         self._buffer: bytes | bytearray = b""
         self._at = 0
         self._opcode = CONTINUATION  # of the message whose fragments are being gathered
@@ -68,6 +77,16 @@ class FrameReader:
     def is_within_message(self) -> bool:
         """Whether fragments wait for their last one."""
         return self._message is not None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a part of something that is not whole yet, once all was read that is."""
+        return self._message is not None or self._buffer != b""
+
+    @property
+    def backlog(self) -> int:
+        """How many bytes wait to be read."""
+        return len(self._buffer) - self._at
 
     def feed(self, data: bytes) -> None:
         """Take bytes; `read` gives the frames that they complete."""
@@ -86,9 +105,12 @@ class FrameReader:
                 return Frame(first & 0x0F, payload)
             if self._message is None:
                 self._opcode, self._message = first & 0x0F, bytearray(payload)
-                continue
-            self._message += payload
-            if first & _FIN:
+                self._left = self._fragments
+            else:
+                self._message += payload
+            if first & _FIN == 0:
+                self._count_fragment()
+            else:
                 whole, self._message = bytes(self._message), None
                 return Frame(self._opcode, whole)
         return None
@@ -132,10 +154,16 @@ class FrameReader:
             self._at = end
         return first, payload
 
+    def _count_fragment(self) -> None:
+        """Raises FrameError where more fragments are to come than may."""
+        self._left -= 1
+        if self._left <= 0:
+            raise FrameError(_MESSAGE_TOO_BIG, "a message is in too many pieces", limit="fragments")
+
     def _check_size(self, first: int, length: int) -> None:
         """Raises FrameError for a message that exceeds the limit, before it is there."""
         if length + len(self._message or b"") > self._limit and not first & _CONTROL:
-            raise FrameError(_MESSAGE_TOO_BIG, "a message is bigger than the limit")
+            raise FrameError(_MESSAGE_TOO_BIG, "a message is bigger than the limit", limit=self._key)
 
     def _let_go(self) -> None:
         """Let go of what was read, and of nothing else."""
@@ -145,7 +173,7 @@ class FrameReader:
     def _long(self, short: int, written: bytes | bytearray) -> int:
         length = int.from_bytes(written)
         if length < _TWO_BYTES or (short == _EIGHT_BYTES and not length >> 16) or length >> 63:
-            raise FrameError(_PROTOCOL_ERROR, "a length is not written in its shortest form")
+            raise FrameError(_PROTOCOL_ERROR, _NOT_SHORTEST)
         return length
 
     def _check(self, first: int, second: int) -> None:
@@ -205,8 +233,8 @@ class FrameWalk:
                     _check_follows(first, within=within)
                 length, start = data[at + 1], at + 2
                 if length >= _TWO_BYTES:
-                    if length == _TWO_BYTES:
-                        length, start = data[at + 2] << 8 | data[at + 3], at + 4
+                    if length == _TWO_BYTES and (long := data[at + 2] << 8 | data[at + 3]) >= _TWO_BYTES:
+                        length, start = long, at + 4
                     else:
                         start = at + 10
                         length = _long(length, data[at + 2 : start])
@@ -235,12 +263,17 @@ def _check_follows(first: int, *, within: bool) -> None:
 
 
 def _long(length: int, data: bytes) -> int:
-    """A length of eight bytes. Raises FrameError where it stands in a masked frame, IndexError when it is not whole."""
+    """A length of eight bytes. Raises FrameError for any other or a masked one, IndexError when it is not whole."""
+    if length == _TWO_BYTES:
+        raise FrameError(_PROTOCOL_ERROR, _NOT_SHORTEST)
     if length != _EIGHT_BYTES:
         raise FrameError(_PROTOCOL_ERROR, "upstream must not mask its frames")
     if len(data) < 8:  # noqa: PLR2004
         raise IndexError
-    return int.from_bytes(data)
+    long = int.from_bytes(data)
+    if not long >> 16 or long >> 63:
+        raise FrameError(_PROTOCOL_ERROR, _NOT_SHORTEST)
+    return long
 
 
 def frame(opcode: int, payload: bytes, *, mask: bytes = b"") -> bytes:
