@@ -19,6 +19,7 @@ Batch = list[Message]
 _batch_or_message: Final = msgspec.json.Decoder(list[Message] | Message)
 _message: Final = msgspec.json.Decoder(Message)
 _string: Final = msgspec.json.Decoder(str)
+_strings: Final = msgspec.json.Decoder(str | list[str])
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -26,11 +27,15 @@ class MalformedBatch(ValueError):
     """A payload that is not a Bayeux batch. The text says what is wrong and quotes nothing of the payload."""
 
 
-def decode(payload: bytes) -> Batch:
+class BatchTooLong(MalformedBatch):
+    """A batch of more messages than the limit allows."""
+
+
+def decode(payload: bytes, *, most: int | None = None) -> Batch:
     """Read a client's payload: an array of messages or, as real clients also send, one message alone.
 
     UTF-8 only, without a byte order mark; every message needs a string `channel`. An empty array is a batch:
-    Faye sends it as a heartbeat. Raises MalformedBatch.
+    Faye sends it as a heartbeat. `most` is how many messages it may have. Raises MalformedBatch.
     """
     if not payload.isascii() and not _is_utf8(payload):  # msgspec does not look at values that stay raw
         raise MalformedBatch("the payload is not UTF-8")
@@ -38,6 +43,8 @@ def decode(payload: bytes) -> Batch:
     if decoded is None:
         raise MalformedBatch("the payload is neither a JSON array of objects nor one JSON object")
     batch = decoded if isinstance(decoded, list) else [decoded]
+    if most is not None and len(batch) > most:
+        raise BatchTooLong(f"the batch has more than {most} messages (limits.batch_messages)")
     for message in batch:
         if channels.is_lookalike(channel(message)):
             raise MalformedBatch("a channel resembles a meta channel but is none")
@@ -71,6 +78,17 @@ def string(value: msgspec.Raw | None) -> str | None:
         return _string.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+def strings(value: msgspec.Raw | None) -> list[str] | None:
+    """The texts of a raw value that is one text or a list of them; None when it is neither."""
+    if value is None:
+        return None
+    try:
+        texts = _strings.decode(value)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return [texts] if isinstance(texts, str) else texts
 
 
 def members(value: msgspec.Raw | None) -> Message | None:

@@ -11,8 +11,11 @@
 3. Our authn *replaces* the client's by default: official clients store theirs and re-send it verbatim with every
    re-handshake, also long after it went stale.
 4. Siblings in `ext` (`ack`, `timesync`, unknown keys) survive byte for byte.
+5. What a client may not say, and a clientId that is not its own, is answered here and does not go up; the rest of the
+   batch does.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,8 +24,9 @@ from typing import Final, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 from msgspec import Raw
 
 from proxy.bayeux import channels
-from proxy.bayeux.messages import Batch, Message, channel, decode, encode, members, raw, read, string
-from proxy.bayeux.replies import Refusal, RefusalReason
+from proxy.bayeux.messages import Batch, Message, channel, decode, encode, members, raw, read, string, strings
+from proxy.bayeux.ownership import Ownership
+from proxy.bayeux.replies import UNKNOWN_CLIENT, MessageReason, MessageRefusal, Refusal, RefusalReason
 
 
 AUTHN: Final = "com.cumulocity.authn"
@@ -30,7 +34,13 @@ FIELDS: Final = ("token", "tfa", "xsrfToken")
 UNITS: Final = "systemOfUnits"  # stands beside the authn object in ext, not inside it
 SYSTEMS_OF_UNITS: Final = ("imperial", "metric")
 
+_TYPES: Final = frozenset({"websocket", "long-polling", "smartrest-long-polling"})
+"""The connection types that can be had here; callback-polling would let any page read along."""
+
 _REDACTED: Final = b"***"
+_TELLING: Final = 8  # bytes by which the beginning of a secret is known
+_ESCAPE: Final = re.compile(rb"\\(?:u00([2-7][0-9A-Fa-f])|.)", re.DOTALL)
+"""One escape in JSON; those of printable ASCII with their number."""
 _MOST_PENDING: Final = 8
 
 Verdict = Literal["accepted", "rejected", "unanswered", "refused"]
@@ -88,14 +98,20 @@ C = TypeVar("C", bound=Credential)
 
 
 class Up(NamedTuple):
-    """What goes up, as a batch and as bytes (None when nothing is left to send), our own replies, and what they
-    settled.
+    """What goes up, as a batch and as bytes (None when nothing is left to send), our own replies, what they settled,
+    and which messages they refused. `offers` tells whether our credential goes up in a handshake.
     """
 
     payload: bytes | None
     batch: Batch
     replies: Batch
     outcomes: Sequence[Outcome]
+    refused: Sequence[MessageReason] = ()
+    offers: bool = False
+
+    def __repr__(self) -> str:
+        """Nothing of what goes up, which holds the credential."""
+        return f"Up({len(self.batch)} up, {len(self.replies)} down, outcomes={self.outcomes!r})"
 
 
 class Down(NamedTuple):
@@ -115,11 +131,24 @@ class Negotiation(Generic[C]):
     """The handshakes of one WebSocket or one POST.
 
     `credential` is the one that this upstream connection was opened with, or None when the client's own goes up on
-    it and nothing of ours may. `withheld` says, at each handshake, why ours must not be offered just now, or None.
-    `retry_ms` is the pause advised with a passing refusal.
+    it and nothing of ours may. `withheld` says, at each handshake, why it must not go up just now, or None; it is told
+    whether ours would go with it. `forbidden` says of any other message why it may not go up, by its channel.
+    `ownership` ties clientIds to this client; None where clients have no identity. `retry_ms` is the pause advised with
+    a passing refusal, and `batch_messages` how many messages a payload may have.
     """
 
-    __slots__ = ("_client_authn", "_pending", "_retry_ms", "_units", "_withheld", "credential")
+    __slots__ = (
+        "_batch_messages",
+        "_client_authn",
+        "_forbidden",
+        "_own",
+        "_ownership",
+        "_pending",
+        "_retry_ms",
+        "_units",
+        "_withheld",
+        "credential",
+    )
 
     def __init__(
         self,
@@ -127,11 +156,18 @@ class Negotiation(Generic[C]):
         *,
         client_authn: ClientAuthn = ClientAuthn.OVERRIDE,
         system_of_units: str | None = None,
-        withheld: Callable[[], Refusal | None] = lambda: None,
+        withheld: Callable[[bool], Refusal | None] = lambda _: None,
+        forbidden: Callable[[str, Message], MessageRefusal | None] = lambda _channel, _message: None,
+        ownership: Ownership | None = None,
         retry_ms: int = 5000,
+        batch_messages: int | None = None,
     ) -> None:
         self.credential = credential
         self._withheld = withheld
+        self._forbidden = forbidden
+        self._ownership = ownership
+        self._own: tuple[bytes, Raw] = b"", Raw(b"null")  # the clientId verified last: as sent, and as it goes up
+        self._batch_messages = batch_messages
         self._client_authn = client_authn
         self._units = system_of_units
         self._retry_ms = retry_ms
@@ -149,31 +185,40 @@ class Negotiation(Generic[C]):
 
     def from_client(self, payload: bytes, now: float) -> Up:
         """Judge a client's payload. Raises MalformedBatch."""
-        batch = decode(payload)
+        batch = decode(payload, most=self._batch_messages)
         going_up: Batch = []
-        refused: Batch = []
+        replies: Batch = []
         outcomes: list[Outcome] = []
+        refused: list[MessageReason] = []
+        offers = False
         for message in batch:
-            if channel(message) != channels.HANDSHAKE:
-                if "ext" in message:
-                    _strip_authn(message)
-                going_up.append(message)
-                continue
-            verdict = self._fill(message) if len(self._pending) < _MOST_PENDING else self._too_many()
-            if isinstance(verdict, Refusal):
-                refused.append(verdict.reply(message))
-                outcomes.append(Outcome("refused", verdict.reason, 0.0))
-            else:
+            name = channel(message)
+            if name == channels.HANDSHAKE:
+                verdict = self._fill(message) if len(self._pending) < _MOST_PENDING else self._too_many()
+                if isinstance(verdict, Refusal):
+                    replies.append(verdict.reply(message))
+                    outcomes.append(Outcome("refused", verdict.reason, 0.0))
+                    continue
                 self._pending.append(_Pending(now, verdict))
-                going_up.append(message)
-        return Up(encode(going_up) if going_up or not batch else None, going_up, refused, outcomes)
+                offers |= verdict
+            elif (refusal := self._forbidden(name, message) or self._not_own(message)) is not None:
+                replies.append(refusal.reply(message))
+                refused.append(refusal.reason)
+                continue
+            elif "ext" in message:
+                _strip_authn(message)
+            going_up.append(message)
+        payload_up = encode(going_up) if going_up or not batch else None
+        return Up(payload_up, going_up, replies, outcomes, refused, offers)
 
     def from_upstream(self, payload: bytes, now: float) -> Down:
-        """Observe a payload that upstream sent while an answer was awaited. Never raises."""
-        payload = self._redacted(payload)
+        """Observe a payload that upstream sent while an answer was awaited. Never raises.
+
+        It is read before it is redacted: half of a credential may be the client's, and look like anything.
+        """
         batch = read(payload)
         if batch is None:
-            return Down(payload, ())
+            return Down(self._redacted(payload), ())
         outcomes: list[Outcome] = []
         scrubbed = False
         for message in batch:
@@ -181,7 +226,8 @@ class Negotiation(Generic[C]):
             if self._pending and string(message.get("channel")) == channels.HANDSHAKE:
                 asked = self._pending.pop(0)
                 outcomes.append(_outcome(message, now - asked.since, ours=asked.ours))
-        return Down(encode(batch) if scrubbed else payload, outcomes)
+                scrubbed |= _narrow_types(message) | self._tag(message)
+        return Down(self._redacted(encode(batch) if scrubbed else payload), outcomes)
 
     def answered_with_status(self, status: int, now: float) -> list[Outcome]:
         """Settle what upstream answered with an HTTP status other than 200: a rejection of every handshake."""
@@ -196,9 +242,43 @@ class Negotiation(Generic[C]):
         """Settle as refused what could not be sent up after all."""
         return [Outcome("refused", reason, 0.0) for _ in self._drain_pending()]
 
+    def as_sent(self, batch: Batch) -> Batch:
+        """Messages that went up, with their clientIds as the client knows them: what replies of ours are made from."""
+        return batch if self._ownership is None else [message | self._tagged(message) for message in batch]
+
     def _drain_pending(self) -> list[_Pending]:
         drained, self._pending = self._pending, []
         return drained
+
+    def _not_own(self, message: Message) -> MessageRefusal | None:
+        """Cut the tag off a clientId, or say that it is not this client's.
+
+        One must be there: without it, upstream would go by a cookie that may have leaked as well.
+        """
+        if self._ownership is None:
+            return None
+        given = message.get("clientId")
+        written = b"" if given is None else bytes(given)
+        if not written or written != self._own[0]:
+            client_id = self._ownership.untagged(string(given) or "")
+            if client_id is None:
+                return UNKNOWN_CLIENT
+            self._own = written, raw(client_id)
+        message["clientId"] = self._own[1]
+        return None
+
+    def _tag(self, answer: Message) -> bool:
+        """Tie the clientId of an accepted handshake to this client; returns whether there was one."""
+        tagged = self._tagged(answer)
+        answer.update(tagged)
+        return bool(tagged)
+
+    def _tagged(self, message: Message) -> Message:
+        """The clientId of a message as its owner gets it, as far as there are both."""
+        client_id = string(message.get("clientId"))
+        if self._ownership is None or client_id is None:
+            return {}
+        return {"clientId": raw(self._ownership.tagged(client_id))}
 
     def _too_many(self) -> Refusal:
         """Each would be a login attempt, and be bigger than what the client sent."""
@@ -207,27 +287,38 @@ class Negotiation(Generic[C]):
 
     def _redacted(self, payload: bytes) -> bytes:
         """A payload without the values of our authn: the platform quotes a token that it does not like."""
+        secrets = () if self.credential is None else tuple(self.credential.secrets())
+        payload = _without(secrets, payload)
+        plain = _spelled_out(payload)
+        return _without(secrets, plain) if any(secret in plain for secret in secrets) else payload
+
+    def unquoted(self, text: bytes) -> bytes:
+        """A text of upstream's that may have been cut short, without the beginning of our authn and what follows it."""
         for secret in self.credential.secrets() if self.credential is not None else ():
-            payload = payload.replace(secret, _REDACTED)
-        return payload
+            if (at := text.find(secret[:_TELLING])) >= 0:
+                text = text[:at] + _REDACTED
+        return text
 
     def _fill(self, handshake: Message) -> bool | Refusal:
         """Put the authn object into a handshake; returns whether it is ours, or why it must not go up."""
         ext = members(handshake.get("ext"))
         if ext is None:
             return Refusal("malformed", "The handshake's ext is not an object")
+        if self._ownership is not None:
+            handshake.pop("clientId", None)  # a session begins here; whose an older one is was not asked
         theirs = ext.pop(AUTHN, None)
         offered = _offered(theirs)
         authn: object
-        if self.credential is None or (self._client_authn is ClientAuthn.FILL and "token" in offered):
-            ours, authn = False, members(theirs)
+        ours = self.credential is not None and not (self._client_authn is ClientAuthn.FILL and "token" in offered)
+        if (refusal := self._withheld(ours)) is not None:
+            return refusal
+        if self.credential is None or not ours:
+            authn = members(theirs)
         else:
-            if (refusal := self._withheld()) is not None:
-                return refusal
             if self._client_authn is ClientAuthn.REFUSE and not offered.keys() <= self.credential.completed_by:
                 return Refusal("policy", "Clients may not send credentials here: leave com.cumulocity.authn out")
             self.credential = self.credential.completed(offered)
-            ours, authn = True, self.credential.authn()
+            authn = self.credential.authn()
             if authn is None:
                 return Refusal(
                     "no_credential",
@@ -243,12 +334,12 @@ class Negotiation(Generic[C]):
         return ours
 
 
-def refuse(payload: bytes, refusal: Refusal) -> Up:
+def refuse(payload: bytes, refusal: Refusal, *, batch_messages: int | None = None) -> Up:
     """Refuse a whole payload: every message gets its failed reply, every handshake its outcome.
 
     Raises MalformedBatch.
     """
-    batch = decode(payload)
+    batch = decode(payload, most=batch_messages)
     handshakes = sum(channel(message) == channels.HANDSHAKE for message in batch)
     outcomes = [Outcome("refused", refusal.reason, 0.0)] * handshakes
     return Up(None, [], [refusal.reply(message) for message in batch], outcomes)
@@ -278,6 +369,34 @@ def _strip_authn(message: Message) -> None:
     ext = members(message.get("ext"))
     if ext and ext.pop(AUTHN, None) is not None:
         message["ext"] = raw(ext)
+
+
+def _narrow_types(answer: Message) -> bool:
+    """Leave those connection types in an answer that can be had here; returns whether others were there."""
+    types = strings(answer.get("supportedConnectionTypes")) or ()
+    served = [name for name in types if name in _TYPES]
+    if len(served) == len(types):
+        return False
+    answer["supportedConnectionTypes"] = raw(served)
+    return True
+
+
+def _without(secrets: Iterable[bytes], payload: bytes) -> bytes:
+    for secret in secrets:
+        payload = payload.replace(secret, _REDACTED)
+    return payload
+
+
+def _spelled_out(payload: bytes) -> bytes:
+    r"""The same JSON, with no escapes where none are needed: writers differ in what they escape (`\/`, `\u003d`)."""
+    return _ESCAPE.sub(_spelling, payload) if b"\\" in payload else payload
+
+
+def _spelling(escape: re.Match[bytes]) -> bytes:
+    if escape[1] is None:
+        return b"/" if escape[0] == b"\\/" else escape[0]
+    character = bytes((int(escape[1], 16),))
+    return b"\\" + character if character in b'"\\' else character
 
 
 def _scrub(message: Message) -> bool:

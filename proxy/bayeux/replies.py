@@ -5,13 +5,14 @@ passing fault and retries for ever; `advice` is what it obeys (measured with @c8
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from proxy.bayeux import channels
 from proxy.bayeux.messages import Batch, Message, channel, encode, raw
 
 
 RefusalReason = Literal["identity", "policy", "no_credential", "cooldown", "limit", "unavailable", "malformed"]
+MessageReason = Literal["subscribe", "publish", "call", "client_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,28 @@ class Refusal:
         if channel(message) == channels.HANDSHAKE:
             reply["advice"] = raw(self.advice)
         return reply
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRefusal:
+    """Why a message other than a handshake does not go up, in words for the client. The others of its batch do."""
+
+    reason: MessageReason
+    text: str
+    code: int = 403
+    rehandshake: bool = False
+
+    def reply(self, message: Message) -> Message:
+        """The failed reply to one message."""
+        reply = _reply(message, successful=False)
+        reply["error"] = raw(f"{self.code}::{self.text}")
+        if self.rehandshake:
+            reply["advice"] = raw({"reconnect": "handshake", "interval": 0})
+        return reply
+
+
+UNKNOWN_CLIENT: Final = MessageRefusal("client_id", "Unknown client", 402, rehandshake=True)
+"""What upstream itself says to a clientId that it does not know, so that clients do what they do then."""
 
 
 def goodbye(message: Message, refusal: Refusal) -> Message:

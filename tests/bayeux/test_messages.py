@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.bayeux import messages
-from proxy.bayeux.messages import Batch, MalformedBatch
+from proxy.bayeux.messages import Batch, BatchTooLong, MalformedBatch
 
 
 Form = Callable[[bytes], bytes]
@@ -161,6 +161,32 @@ def test_malformed_batch_quotes_nothing(payload: str) -> None:
     assert CANARY not in repr(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "most"),
+    [
+        pytest.param(b"[" + b",".join([b'{"channel":"/a"}'] * 3) + b"]", 2, id="one more"),
+        pytest.param(b"[" + b",".join([b"{}"] * 300_000) + b"]", 1000, id="very many, each of them wrong"),
+        pytest.param(b'[{"channel":"/a"},{"channel":"/META"}]', 1, id="too long before it is wrong"),
+    ],
+)
+def test_batch_has_no_more_messages_than_it_may(payload: bytes, most: int) -> None:
+    with pytest.raises(BatchTooLong, match=rf"more than {most} messages \(limits\.batch_messages\)"):
+        messages.decode(payload, most=most)
+
+
+@pytest.mark.parametrize(
+    ("payload", "most"),
+    [
+        pytest.param(b"[" + b",".join([b'{"channel":"/a"}'] * 2) + b"]", 2, id="as many as may be"),
+        pytest.param(b'{"channel":"/a"}', 1, id="one alone"),
+        pytest.param(b"[]", 1, id="none"),
+        pytest.param(b"[" + b",".join([b'{"channel":"/a"}'] * 5000) + b"]", None, id="no limit"),
+    ],
+)
+def test_batch_within_the_limit_is_read(payload: bytes, most: int | None) -> None:
+    assert messages.decode(payload, most=most) == messages.decode(payload)
 
 
 def test_handshake_is_seen_in_every_form(form: Form) -> None:
@@ -356,3 +382,27 @@ def test_members_are_those_of_an_object_or_none(value: bytes | None, expected: d
 def test_own_values_stand_as_json() -> None:
     batch = [{"channel": messages.raw("/ä\n"), "advice": messages.raw({"interval": 5, "on": True})}]
     assert read_anew(messages.encode(batch)) == [{"channel": "/ä\n", "advice": {"interval": 5, "on": True}}]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param(None, None, id="absent"),
+        pytest.param(b'"/a"', ["/a"], id="a text"),
+        pytest.param(b'""', [""], id="an empty text"),
+        pytest.param(b'["/a","/b"]', ["/a", "/b"], id="texts"),
+        pytest.param(b"[]", [], id="no texts"),
+        pytest.param(b' [ "\\u002fa" , "\\/b" ] ', ["/a", "/b"], id="escapes and spaces"),
+        pytest.param(b"null", None, id="null"),
+        pytest.param(b"5", None, id="a number"),
+        pytest.param(b'["/a",5]', None, id="a number among texts"),
+        pytest.param(b'["/a",null]', None, id="null among texts"),
+        pytest.param(b'[["/a"]]', None, id="an array in an array"),
+        pytest.param(b'{"0":"/a"}', None, id="an object"),
+        pytest.param(b'["\xff"]', None, id="not UTF-8"),
+        pytest.param(nested(100_000), None, id="100,000 arrays"),
+        pytest.param(b"", None, id="nothing"),
+    ],
+)
+def test_texts_of_a_raw_value(value: bytes | None, expected: list[str] | None) -> None:
+    assert messages.strings(None if value is None else msgspec.Raw(value)) == expected

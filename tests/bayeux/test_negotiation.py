@@ -1,7 +1,6 @@
 """Handshakes are filled in going up and settled coming down, each exactly once."""
 
 import base64
-from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
@@ -13,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.bayeux import negotiation
-from proxy.bayeux.messages import Batch, MalformedBatch, encode
+from proxy.bayeux.messages import Batch, BatchTooLong, MalformedBatch, Message, encode
 from proxy.bayeux.negotiation import (
     AUTHN,
     ClientAuthn,
     Negotiation,
     Outcome,
-    RejectedReason,
     UnansweredReason,
     Up,
 )
-from proxy.bayeux.replies import Refusal, RefusalReason
+from proxy.bayeux.ownership import Ownership
+from proxy.bayeux.replies import MessageRefusal, Refusal, RefusalReason
 from proxy.credentials.kinds import Basic, Credential, Jwt, OAuthCookie
 
 
@@ -369,7 +368,7 @@ def test_nothing_goes_up_when_all_was_refused() -> None:
 
 def test_heartbeat_goes_up_as_it_came() -> None:
     up = negotiation_with().from_client(b"[]", 0.0)
-    assert up == Up(b"[]", [], [], [])
+    assert up == Up(b"[]", [], [], [], [])
 
 
 @pytest.mark.parametrize(
@@ -592,107 +591,6 @@ def test_malformed_payload_cannot_even_be_refused() -> None:
         negotiation.refuse(b"[{]", Refusal("limit", "Full"))
 
 
-# One outcome each -----------------------------------------------------------------------------------------------------
-
-UP_KINDS: Final = ("connect", "handshake", "with a token", "with half", "malformed ext")
-DOWN_KINDS: Final[dict[str, bytes]] = {
-    "accepted": b'{"channel":"/meta/handshake","successful":true}',
-    "denied": b'{"channel":"/meta/handshake","successful":false,"error":"403::Handshake denied"}',
-    "connect": b'{"channel":"/meta/connect","successful":true}',
-    "event": b'{"channel":"/alarms/1","data":{}}',
-}
-UPS: Final[dict[str, bytes]] = {
-    "connect": b'{"channel":"/meta/connect"}',
-    "handshake": handshake(),
-    "with a token": handshake(THEIRS),
-    "with half": handshake({"xsrfToken": "x"}),
-    "malformed ext": b'{"channel":"/meta/handshake","ext":5}',
-}
-
-Step = tuple[str, list[str]]
-
-STEPS: Final[st.SearchStrategy[list[Step]]] = st.lists(
-    st.tuples(st.just("up"), st.lists(st.sampled_from(UP_KINDS), max_size=4))
-    | st.tuples(st.just("down"), st.lists(st.sampled_from(sorted(DOWN_KINDS)), max_size=4))
-    | st.tuples(st.sampled_from(["status", "junk up", "junk down", "abandon"]), st.just([])),
-    max_size=12,
-)
-
-
-def _array(known: Mapping[str, bytes], kinds: list[str]) -> bytes:
-    return b"[" + b",".join(known[kind] for kind in kinds) + b"]"
-
-
-@PROPERTY
-@given(
-    steps=STEPS,
-    policy=st.sampled_from(list(ClientAuthn)),
-    credential=st.sampled_from([BASIC, JWT, OPEN, CLOSED, SPARE, None]),
-)
-def test_each_handshake_that_was_read_yields_exactly_one_outcome(
-    steps: list[Step], policy: ClientAuthn, credential: Credential | None
-) -> None:
-    negotiating = negotiation_with(credential, client_authn=policy)
-    handshakes = 0
-    awaited: deque[float] = deque()  # when each was read, as far as it went up
-    settled: list[Outcome] = []
-    for moment, (step, kinds) in enumerate(steps):
-        now = float(moment)
-        outcomes: list[Outcome] = []
-        if step == "up":
-            read_here = len(kinds) - kinds.count("connect")
-            handshakes += read_here
-            up = negotiating.from_client(_array(UPS, kinds), now)
-            outcomes = list(up.outcomes)
-            went_up = len(handshakes_in(up.payload)) if up.payload is not None else 0
-            assert went_up + len(outcomes) == read_here
-            assert len(up.replies) == len(outcomes)
-            awaited += [now] * went_up
-        elif step == "down":
-            outcomes = list(negotiating.from_upstream(_array(DOWN_KINDS, kinds), now).outcomes)
-            answers = [kind for kind in kinds if kind in {"accepted", "denied"}][: len(awaited)]
-            assert [outcome.reason for outcome in outcomes] == [{"accepted": "ok"}.get(kind, kind) for kind in answers]
-            assert [outcome.seconds for outcome in outcomes] == [now - awaited.popleft() for _ in answers]
-        elif step == "status":
-            outcomes = negotiating.answered_with_status(403, now)
-            assert [outcome.seconds for outcome in outcomes] == [now - since for since in awaited]
-            awaited.clear()
-        elif step == "abandon":
-            outcomes = negotiating.abandon(now, "timeout")
-            assert [outcome.seconds for outcome in outcomes] == [now - since for since in awaited]
-            awaited.clear()
-        elif step == "junk up":
-            with pytest.raises(MalformedBatch):
-                negotiating.from_client(b'[{"channel":"/meta/handshake"},{"channel":"/meta"}]', now)
-        else:
-            assert negotiating.from_upstream(b"[{", now).payload == b"[{"
-        settled += outcomes
-        assert len(settled) + len(awaited) == handshakes
-        assert negotiating.pending == bool(awaited)
-    settled += negotiating.abandon(100.0, "client_gone")
-    assert len(settled) == handshakes
-    assert not negotiating.pending
-    known = {"accepted": {"ok"}, "rejected": set(get_args(RejectedReason))}
-    known |= {"unanswered": set(get_args(UnansweredReason)), "refused": set(get_args(RefusalReason))}
-    assert all(outcome.reason in known[outcome.verdict] for outcome in settled)
-    assert Counter(settled).total() == handshakes
-
-
-@PROPERTY
-@given(
-    batch=st.lists(st.sampled_from(UP_KINDS), max_size=5),
-    policy=st.sampled_from([ClientAuthn.OVERRIDE, ClientAuthn.REFUSE]),
-    credential=st.sampled_from([BASIC, JWT, OPEN, CLOSED, SPARE]),
-)
-def test_nothing_of_the_clients_authn_goes_up_beside_ours(
-    batch: list[str], policy: ClientAuthn, credential: Credential
-) -> None:
-    up = negotiation_with(credential, client_authn=policy).from_client(_array(UPS, batch), 0.0)
-    for payload in filter(None, (up.payload, encode(up.replies))):
-        assert b'"theirs"' not in payload
-        assert b"their-tfa" not in payload
-
-
 def test_batch_is_a_list() -> None:
     """Replies are a batch of their own, so that one writer serves all payloads."""
     replies: Batch = negotiation_with(OPEN).from_client(handshake(), 0.0).replies
@@ -709,10 +607,328 @@ def test_no_more_than_eight_handshakes_wait_for_their_answers() -> None:
     assert len(negotiation.from_client(b'{"channel":"/meta/handshake"}', 3.0).batch) == 1
 
 
-@pytest.mark.parametrize("quoted", ["to/k.e.n", r"to\/k.e.n"], ids=["as it is", "escaped"])
-def test_token_that_upstream_quotes_is_redacted(quoted: str) -> None:
-    negotiation = Negotiation(Jwt("to/k.e.n"))
+@pytest.mark.parametrize(
+    ("quoted", "told"),
+    [
+        pytest.param("to/k.e.n==", "***", id="as it is"),
+        pytest.param(r"to\/k.e.n==", "***", id="slashes escaped"),
+        pytest.param(r"to\u002fk.e.n\u003d\u003D", "***", id="as a writer of pages does"),
+        pytest.param(r"\u0074\u006f\u002f\u006b.e.n==", "***", id="as code points"),
+        pytest.param(r"\\to\/k.e.n==\"", r"\\***\"", id="among other escapes"),
+        pytest.param(r"\u0041 to/k.e.n== \/", r"\u0041 *** \/", id="other escapes stay"),
+        pytest.param(r"\\u0074o/k.e.n==", r"\\u0074o/k.e.n==", id="what is another text stays"),
+    ],
+)
+def test_token_that_upstream_quotes_is_redacted(quoted: str, told: str) -> None:
+    negotiation = Negotiation(Jwt("to/k.e.n=="))
     negotiation.from_client(b'{"channel":"/meta/handshake"}', 1.0)
     down = negotiation.from_upstream(b'[{"channel":"/meta/handshake","error":"403::%b"}]' % quoted.encode(), 2.0)
-    assert down.payload == b'[{"channel":"/meta/handshake","error":"403::***"}]'
+    assert down.payload == b'[{"channel":"/meta/handshake","error":"403::%b"}]' % told.encode()
     assert [outcome.reason for outcome in down.outcomes] == ["denied"]
+
+
+@pytest.mark.parametrize("half", ["true", "successful", "c", ":", "/meta/handshake", "["])
+def test_answer_counts_as_upstream_wrote_it_whatever_the_clients_half_is(half: str) -> None:
+    negotiation = Negotiation(OPEN)
+    negotiation.from_client(handshake({"xsrfToken": half}), 1.0)
+    down = negotiation.from_upstream(b'[{"channel":"/meta/handshake","successful":true}]', 2.0)
+    assert [outcome.reason for outcome in down.outcomes] == ["ok"]
+    assert half.encode() not in down.payload
+
+
+# What a client may not say --------------------------------------------------------------------------------------------
+
+NOT_HERE: Final = MessageRefusal("publish", "Not here")
+
+
+def not_below_a(name: str, _message: Message) -> MessageRefusal | None:
+    return NOT_HERE if name.startswith("/a") else None
+
+
+def test_what_is_forbidden_is_answered_here_and_the_rest_goes_up_as_it_came() -> None:
+    negotiating = negotiation_with(forbidden=not_below_a)
+    up = negotiating.from_client(
+        b'[{"channel":"/b","n":1.0},{"channel":"\\u002fa","id":"2","clientId":"c","data":{"secret":1}},'
+        b'{"channel":"/meta/connect","id":"3"},{"channel":"/a/x","id":4}]',
+        0.0,
+    )
+    assert up.payload == b'[{"channel":"/b","n":1.0},{"channel":"/meta/connect","id":"3"}]'
+    assert encode(up.batch) == up.payload
+    assert encode(up.replies) == (
+        b'[{"channel":"\\u002fa","successful":false,"id":"2","clientId":"c","error":"403::Not here"},'
+        b'{"channel":"/a/x","successful":false,"id":4,"error":"403::Not here"}]'
+    )
+    assert list(up.refused) == ["publish", "publish"]
+    assert list(up.outcomes) == []
+    assert not negotiating.pending
+
+
+def test_nothing_goes_up_of_a_payload_that_is_forbidden_whole() -> None:
+    up = negotiation_with(forbidden=not_below_a).from_client(b'{"channel":"/a"}', 0.0)
+    assert (up.payload, up.batch, up.refused) == (None, [], ["publish"])
+
+
+def test_heartbeat_goes_up_though_there_is_nothing_in_it() -> None:
+    negotiating = negotiation_with(forbidden=lambda _name, _message: NOT_HERE, ownership=OWNERSHIP)
+    assert negotiating.from_client(b"[]", 0.0).payload == b"[]"
+
+
+def test_what_may_go_up_is_asked_of_every_message_but_handshakes(form: Form) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def forbidden(name: str, message: Message) -> None:
+        asked.append((name, msgspec.json.decode(encode([message]))[0].get("id")))
+
+    negotiation_with(forbidden=forbidden).from_client(form(b'{"channel":"/meta/handshake","id":"1"}'), 0.0)
+    assert all(one == ("/meta/connect", "neighbour") for one in asked)
+    asked.clear()
+    negotiation_with(forbidden=forbidden).from_client(form(b'{"channel":"/meta/subscribe","id":"1"}'), 0.0)
+    assert asked.count(("/meta/subscribe", "1")) == 1
+
+
+def test_refused_handshake_does_not_take_its_batch_along() -> None:
+    up = negotiation_with(withheld=lambda _: Refusal("limit", "Later", 100)).from_client(
+        b'[{"channel":"/meta/handshake"},{"channel":"/meta/connect"}]', 0.0
+    )
+    assert up.payload == b'[{"channel":"/meta/connect"}]'
+    assert [outcome.reason for outcome in up.outcomes] == ["limit"]
+
+
+@pytest.mark.parametrize(
+    ("credential", "policy", "theirs", "offers"),
+    [
+        pytest.param(BASIC, "override", THEIRS, True, id="ours in place of theirs"),
+        pytest.param(BASIC, "fill", NOTHING, True, id="ours where there is none"),
+        pytest.param(BASIC, "fill", THEIRS, False, id="theirs"),
+        pytest.param(None, "override", NOTHING, False, id="nothing of ours"),
+    ],
+)
+def test_withholding_is_told_whether_ours_would_go_up(
+    credential: Credential | None, policy: str, theirs: object, *, offers: bool
+) -> None:
+    told: list[bool] = []
+    negotiating = negotiation_with(credential, client_authn=ClientAuthn(policy), withheld=told.append)
+    up = negotiating.from_client(b'[{"channel":"/meta/connect"},' + handshake(theirs) + b"]", 0.0)
+    assert told == [offers]
+    assert up.offers is offers
+
+
+def test_nothing_is_offered_without_a_handshake_that_goes_up() -> None:
+    assert not negotiation_with().from_client(b'{"channel":"/meta/connect"}', 0.0).offers
+    refusing = negotiation_with(withheld=lambda _: Refusal("limit", "Later", 100))
+    assert not refusing.from_client(handshake(), 0.0).offers
+
+
+def test_batch_is_no_longer_than_it_may_be() -> None:
+    negotiating = negotiation_with(batch_messages=2)
+    assert len(negotiating.from_client(b'[{"channel":"/a"},{"channel":"/b"}]', 0.0).batch) == 2
+    with pytest.raises(BatchTooLong):
+        negotiating.from_client(b'[{"channel":"/meta/handshake"},{"channel":"/b"},{"channel":"/c"}]', 0.0)
+    assert not negotiating.pending
+    with pytest.raises(BatchTooLong):
+        negotiation.refuse(b'[{"channel":"/a"},{"channel":"/b"}]', Refusal("limit", "Full"), batch_messages=1)
+
+
+# Whose a clientId is --------------------------------------------------------------------------------------------------
+
+OWNERSHIP: Final = Ownership([b"0123456789abcdef"], "ann", "", "default", "t1")
+ANOTHERS: Final = Ownership([b"0123456789abcdef"], "bob", "", "default", "t1")
+KINDS: Final = ("/meta/connect", "/meta/disconnect", "/meta/subscribe", "/meta/unsubscribe", "/a/b", "/service/x")
+
+
+def owned(**policy: Any) -> Negotiation[Credential]:
+    return negotiation_with(ownership=OWNERSHIP, **policy)
+
+
+@pytest.mark.parametrize("channel", KINDS)
+@pytest.mark.parametrize("client_id", ["c", "a.b.c", '"\\/\x00', "x" * 10_000], ids=lambda text: text[:8])
+def test_clientid_goes_up_as_upstream_knows_it(channel: str, client_id: str, form: Form) -> None:
+    message = msgspec.json.encode({"channel": channel, "id": "1", "clientId": OWNERSHIP.tagged(client_id)})
+    batch = read(owned().from_client(form(message), 0.0).payload)
+    assert [(one["channel"], one["clientId"]) for one in batch if one["id"] == "1"] == [(channel, client_id)]
+
+
+def test_rest_of_a_message_survives_byte_for_byte() -> None:
+    message = b'[{"n":1.0 ,"channel":"\\/a","clientId":"%b","data":{ "v" : 1.50e+05 },"ext":{"ack": 1}}]'
+    up = owned().from_client(message % OWNERSHIP.tagged("c").encode(), 0.0)
+    assert up.payload == b'[{"n":1.0,"channel":"\\/a","clientId":"c","data":{ "v" : 1.50e+05 },"ext":{"ack": 1}}]'
+
+
+@pytest.mark.parametrize("channel", KINDS)
+@pytest.mark.parametrize(
+    "client_id",
+    [
+        pytest.param(b"", id="missing"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"5", id="a number"),
+        pytest.param(b"true", id="true"),
+        pytest.param(b'""', id="an empty text"),
+        pytest.param(b'"c"', id="without a tag"),
+        pytest.param(b'"c."', id="an empty tag"),
+        pytest.param(b'"%b"' % ANOTHERS.tagged("c").encode(), id="another's"),
+        pytest.param(b'["%b"]' % OWNERSHIP.tagged("c").encode(), id="an array of one's own"),
+        pytest.param(b'{"0":"%b"}' % OWNERSHIP.tagged("c").encode(), id="an object of one's own"),
+    ],
+)
+def test_clientid_that_is_not_ones_own_is_unknown(channel: str, client_id: bytes) -> None:
+    given_as = b',"clientId":' + client_id if client_id else b""
+    up = owned().from_client(b'[{"channel":"%b","id":"1"%b}]' % (channel.encode(), given_as), 0.0)
+    assert up.payload is None
+    assert list(up.refused) == ["client_id"]
+    [reply] = replies_of(up)
+    assert {name: reply[name] for name in ("channel", "successful", "error", "advice")} == {
+        "channel": channel,
+        "successful": False,
+        "error": "402::Unknown client",
+        "advice": {"reconnect": "handshake", "interval": 0},
+    }
+    assert reply.get("clientId") == (msgspec.json.decode(client_id) if client_id else None)
+
+
+def test_clientid_is_judged_again_with_every_message() -> None:
+    mine, other, theirs = (
+        b'{"channel":"/a","clientId":"%b"}' % tagged.encode()
+        for tagged in (OWNERSHIP.tagged("m"), OWNERSHIP.tagged("o"), ANOTHERS.tagged("m"))
+    )
+    negotiating = owned()
+    for batch, gone_up in (
+        ((mine, theirs, mine, b'{"channel":"/a"}', other, mine), ["m", "m", "o", "m"]),
+        ((b'{"channel":"/a"}', theirs, b'{"channel":"/a","clientId":"m"}', other), ["o"]),
+    ):
+        up = negotiating.from_client(b"[" + b",".join(batch) + b"]", 0.0)
+        assert [message["clientId"] for message in read(up.payload)] == gone_up
+        assert len(up.refused) == len(batch) - len(gone_up)
+
+
+def test_of_two_clientids_in_a_message_the_one_that_was_judged_goes_up() -> None:
+    mine, theirs = OWNERSHIP.tagged("m").encode(), ANOTHERS.tagged("t").encode()
+    message = b'{"channel":"/a","clientId":"%b","client\\u0049d":"%b"}'
+    assert owned().from_client(message % (theirs, mine), 0.0).payload == b'[{"channel":"/a","clientId":"m"}]'
+    assert owned().from_client(message % (mine, theirs), 0.0).payload is None
+
+
+def test_what_a_client_may_not_say_is_told_before_whose_its_clientid_is() -> None:
+    up = owned(forbidden=not_below_a).from_client(b'[{"channel":"/a"},{"channel":"/b"}]', 0.0)
+    assert list(up.refused) == ["publish", "client_id"]
+
+
+@pytest.mark.parametrize("client_id", [b'"c"', b'"%b"' % ANOTHERS.tagged("c").encode(), b"5", b"null"])
+def test_handshake_takes_no_older_session_up(client_id: bytes) -> None:
+    up = owned(credential=None).from_client(b'{"channel":"/meta/handshake","clientId":%b,"id":"1"}' % client_id, 0.0)
+    assert up.payload == b'[{"channel":"/meta/handshake","id":"1"}]'
+
+
+def test_without_identities_clientids_cross_as_they_are() -> None:
+    payload = b'[{"channel":"/meta/handshake","clientId":"c"},{"channel":"/a","clientId":5},{"channel":"/b"}]'
+    negotiating = negotiation_with(None)
+    assert negotiating.from_client(payload, 0.0).payload == payload
+    answer = b'[{"channel":"/meta/handshake","successful":true,"clientId":"c"}]'
+    assert negotiating.from_upstream(answer, 1.0).payload == answer
+
+
+def test_accepted_reply_names_the_clientid_as_its_owner_is_to_say_it_and_is_the_same_elsewhere() -> None:
+    negotiating = owned()
+    negotiating.from_client(handshake(), 0.0)
+    down = negotiating.from_upstream(
+        b'[{"channel":"/meta/handshake","n":1.50e+05 ,"clientId":"c\\u002e1","advice":{ "interval":0.0 },'
+        b'"successful":true,"t":"\\/\xc3\xa4"},{"channel":"/x","clientId":"c.1","data":1.0}]',
+        1.0,
+    )
+    assert down.payload == (
+        b'[{"channel":"/meta/handshake","n":1.50e+05,"clientId":"%b","advice":{ "interval":0.0 },'
+        b'"successful":true,"t":"\\/\xc3\xa4"},{"channel":"/x","clientId":"c.1","data":1.0}]'
+        % OWNERSHIP.tagged("c.1").encode()
+    )
+    up = negotiating.from_client(
+        msgspec.json.encode({"channel": "/meta/connect", "clientId": read(down.payload)[0]["clientId"]}), 2.0
+    )
+    assert read(up.payload)[0]["clientId"] == "c.1"
+
+
+@pytest.mark.parametrize("client_id", [b"", b',"clientId":null', b',"clientId":5', b',"clientId":["c"]'])
+def test_answer_without_a_clientid_passes_untouched(client_id: bytes) -> None:
+    negotiating = owned()
+    negotiating.from_client(handshake(), 0.0)
+    answer = b'[{"channel":"/meta/handshake" ,"successful":false%b}]' % client_id
+    assert negotiating.from_upstream(answer, 1.0).payload == answer
+
+
+@PROPERTY
+@given(st.text(st.characters(codec="utf-8"), max_size=20))
+def test_any_clientid_comes_back_as_it_was(client_id: str) -> None:
+    negotiating = owned()
+    negotiating.from_client(handshake(), 0.0)
+    answer = {"channel": "/meta/handshake", "successful": True, "clientId": client_id}
+    [told] = read(negotiating.from_upstream(msgspec.json.encode([answer]), 1.0).payload)
+    up = negotiating.from_client(msgspec.json.encode({"channel": "/a", "clientId": told["clientId"]}), 2.0)
+    assert read(up.payload) == [{"channel": "/a", "clientId": client_id}]
+
+
+def test_own_replies_to_what_went_up_name_the_clientid_as_it_was_sent() -> None:
+    negotiating = owned()
+    tagged = OWNERSHIP.tagged("c")
+    up = negotiating.from_client(
+        b'[{"channel":"/meta/handshake","id":"1"},{"channel":"/meta/connect","id":"2","clientId":"%b"}]'
+        % tagged.encode(),
+        0.0,
+    )
+    sent = [msgspec.json.decode(encode([one]))[0] for one in negotiating.as_sent(up.batch)]
+    assert [(one["id"], one.get("clientId")) for one in sent] == [("1", None), ("2", tagged)]
+    assert read(encode(up.batch))[1]["clientId"] == "c"
+    assert negotiation_with().as_sent(up.batch) == up.batch
+
+
+# What can be had here -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("types", "left"),
+    [
+        pytest.param(b'["websocket","callback-polling","long-polling"]', b'["websocket","long-polling"]', id="JSONP"),
+        pytest.param(b'["callback\\u002dpolling"]', b"[]", id="JSONP with escapes, alone"),
+        pytest.param(b'"callback-polling"', b"[]", id="JSONP as a text"),
+        pytest.param(b'["flash","websocket"]', b'["websocket"]', id="one that nobody knows"),
+        pytest.param(b'["WebSocket","websocket"]', b'["websocket"]', id="other case"),
+    ],
+)
+def test_connection_types_that_are_not_served_are_taken_out_of_the_answer(types: bytes, left: bytes) -> None:
+    answer = b'[{"channel":"/meta/handshake","successful":true,"supportedConnectionTypes":%b,"n":1.0}]'
+    assert awaiting().from_upstream(answer % types, 1.0).payload == answer % left
+
+
+@pytest.mark.parametrize(
+    "types", [b'[ "websocket", "long-polling" ]', b"[]", b"null", b"5", b'["websocket",5]', b'"websocket"']
+)
+def test_other_connection_types_pass_untouched(types: bytes) -> None:
+    answer = b'[{"channel":"/meta/handshake","successful":true,"supportedConnectionTypes":%b}]' % types
+    assert awaiting().from_upstream(answer, 1.0).payload == answer
+
+
+def test_only_answers_to_handshakes_are_narrowed() -> None:
+    answer = b'[{"channel":"/a","supportedConnectionTypes":["callback-polling"]}]'
+    assert awaiting().from_upstream(answer, 1.0).payload == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param("Bad credentials {token}", "Bad credentials ***", id="whole"),
+        pytest.param("{token} is bad, {token} is", "***", id="with more behind it"),
+        pytest.param("Bad credentials {begun}", "Bad credentials ***", id="cut short"),
+        pytest.param("Bad credentials", "Bad credentials", id="not quoted"),
+        pytest.param("", "", id="nothing"),
+    ],
+)
+def test_text_that_may_be_cut_short_quotes_no_beginning_of_a_token(text: str, told: str) -> None:
+    token = JWT.token
+    quoted = text.format(token=token, begun=token[:8])
+    assert Negotiation(JWT).unquoted(quoted.encode()) == told.encode()
+    assert Negotiation[Credential](None).unquoted(quoted.encode()) == quoted.encode()
+
+
+@pytest.mark.parametrize("shown", [repr, str], ids=["repr", "str"])
+def test_what_goes_up_does_not_show_its_credential(shown: Callable[[object], str]) -> None:
+    up = negotiation_with(Jwt("canary-token")).from_client(handshake(), 0.0)
+    assert up.payload is not None
+    assert b"canary-token" in up.payload
+    assert shown(up) == "Up(1 up, 0 down, outcomes=[])"

@@ -1,30 +1,18 @@
 """Replies of our own say what clients obey, and stand in front of upstream's."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, Final, get_args
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from proxy.bayeux import messages, replies
-from proxy.bayeux.replies import Joiner, Refusal, RefusalReason
+from proxy.bayeux.replies import UNKNOWN_CLIENT, Joiner, MessageReason, MessageRefusal, Refusal, RefusalReason
 
 
 Form = Callable[[bytes], bytes]
 
-PROPERTY: Final = settings(derandomize=True, deadline=None, max_examples=150)
 OURS: Final[list[Any]] = [{"channel": "/meta/handshake", "successful": False}, {"channel": "/meta/connect", "id": "]"}]
-
-WHITESPACE: Final = st.text(" \t\r\n", max_size=4)
-VALUES: Final[st.SearchStrategy[Any]] = st.recursive(
-    st.none() | st.booleans() | st.integers(-1000, 1000) | st.text(st.characters(codec="utf-8"), max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('a[]{},:"\\', max_size=4), inner, max_size=3),
-    max_leaves=6,
-)
-THEIRS: Final = st.dictionaries(st.text("abc[]{}", max_size=4), VALUES, max_size=4)
 
 
 def message(**members: object) -> messages.Message:
@@ -88,6 +76,44 @@ def test_refused_neighbour_gets_no_advice(asked: dict[str, object], reply: dict[
     assert read(messages.encode([given_back])) == [reply | {"successful": False, "error": "403::No"}]
 
 
+@pytest.mark.parametrize(
+    ("asked", "reply"),
+    [
+        pytest.param(
+            {"channel": "/meta/subscribe", "id": "2", "clientId": "c.t", "subscription": ["/a", 5], "ext": {"x": 1}},
+            {"channel": "/meta/subscribe", "id": "2", "clientId": "c.t", "subscription": ["/a", 5]},
+            id="subscribe",
+        ),
+        pytest.param(
+            {"channel": "/service/a", "data": {"secret": 1}, "clientId": None},
+            {"channel": "/service/a", "clientId": None},
+            id="a service, clientId null",
+        ),
+        pytest.param({"channel": "/a", "id": 7, "data": 1}, {"channel": "/a", "id": 7}, id="publish"),
+    ],
+)
+@pytest.mark.parametrize("reason", get_args(MessageReason))
+def test_refused_message_gets_a_failed_reply_of_its_own(
+    reason: MessageReason, asked: dict[str, object], reply: dict[str, object]
+) -> None:
+    given_back = MessageRefusal(reason, "Not you").reply(message(**asked))
+    assert read(messages.encode([given_back])) == [reply | {"successful": False, "error": "403::Not you"}]
+
+
+@pytest.mark.parametrize("channel", ["/meta/connect", "/meta/subscribe", "/a"])
+def test_client_with_an_unknown_clientid_is_told_to_handshake(channel: str) -> None:
+    given_back = UNKNOWN_CLIENT.reply(message(channel=channel, clientId="c"))
+    assert read(messages.encode([given_back])) == [
+        {
+            "channel": channel,
+            "successful": False,
+            "clientId": "c",
+            "error": "402::Unknown client",
+            "advice": {"reconnect": "handshake", "interval": 0},
+        }
+    ]
+
+
 def test_goodbye_keeps_the_session_and_asks_for_another_connect(form: Form) -> None:
     batch = messages.decode(
         form(b'{"channel":"/meta/connect","id":"9","clientId":"mine","connectionType":"websocket"}')
@@ -124,29 +150,6 @@ def test_our_replies_stand_in_front(body: bytes, theirs: list[object]) -> None:
     assert joined(*(bytes([byte]) for byte in body)) == joined(body)
     for cut in range(len(body) + 1):
         assert joined(body[:cut], b"", body[cut:]) == joined(body)
-
-
-@PROPERTY
-@given(
-    theirs=st.lists(THEIRS, max_size=3),
-    alone=st.booleans(),
-    spaces=st.tuples(WHITESPACE, WHITESPACE, WHITESPACE, WHITESPACE),
-    cuts=st.lists(st.integers(0, 200), max_size=6).map(sorted),
-)
-def test_however_the_body_is_cut_the_join_is_the_same_json(
-    theirs: list[dict[str, object]], *, alone: bool, spaces: tuple[str, str, str, str], cuts: list[int]
-) -> None:
-    front, inner, end, back = (space.encode() for space in spaces)
-    if alone and theirs:
-        theirs = theirs[:1]
-        body = front + msgspec.json.encode(theirs[0]) + back
-    else:
-        body = front + b"[" + inner + msgspec.json.encode(theirs)[1:-1] + end + b"]" + back
-    edges = [0, *(min(cut, len(body)) for cut in cuts), len(body)]
-    chunks = [body[start:stop] for start, stop in pairwise(edges)]
-    assert read(joined(body)) == OURS + theirs
-    assert joined(*chunks) == joined(body)
-    assert joined(*(bytes([byte]) for byte in body)) == joined(body)
 
 
 def test_spaces_of_a_held_connect_pass_at_once() -> None:
