@@ -4,8 +4,13 @@ It is built from whatever carries the request, so the same judgement serves upgr
 carriage beneath can be replaced without touching it. PURE.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ssl import cert_time_to_seconds
+from typing import Any, Final
+
+
+_SUBJECT_ALTERNATIVES: Final = frozenset({"DNS", "URI", "email"})
 
 
 class AmbiguousHeader(ValueError):
@@ -17,12 +22,34 @@ class AmbiguousHeader(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a client's verified certificate says: its names, and the Unix time up to which it is good."""
+
+    names: tuple[str, ...]
+    until: float
+
+
+def certificate_of(peercert: Mapping[str, Any] | None) -> Certificate | None:
+    """What a verified certificate says, out of what `ssl.SSLSocket.getpeercert` tells of it; None where there is none.
+
+    The names are the subject's common name, where Cumulocity has the id of a device, and the subject's alternative
+    names of the kinds DNS, URI and email.
+    """
+    if not peercert:
+        return None
+    subject = [value for part in peercert.get("subject", ()) for kind, value in part if kind == "commonName"]
+    others = [value for kind, value in peercert.get("subjectAltName", ()) if kind in _SUBJECT_ALTERNATIVES]
+    return Certificate(tuple(dict.fromkeys([*subject, *others])), float(cert_time_to_seconds(peercert["notAfter"])))
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """Method, path, headers and peer of one request.
 
     `path` is as it stood on the request line, cut at the question mark: never decoded, never normalised.
     `headers` keep their order and repetitions; their names are in lower case. `peer` is the address of the
     client; `secure` tells whether the client's own connection is encrypted (both as far as trusted proxies say).
+    `certificate` is what the TLS handshake verified of whoever connected to us.
     """
 
     method: str
@@ -30,6 +57,7 @@ class Head:
     headers: tuple[tuple[str, str], ...] = field(repr=False)  # they hold credentials
     peer: str = ""
     secure: bool = False
+    certificate: Certificate | None = None
     _by_name: dict[str, list[str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.head import AmbiguousHeader, Head
+from proxy.head import AmbiguousHeader, Certificate, Head, certificate_of
 
 
 PROPERTY: Final = settings(derandomize=True, deadline=None, max_examples=100)
@@ -112,3 +112,33 @@ def test_any_cookie_header_is_read_without_a_fault(lines: list[str]) -> None:
     for name, value in head(*(("cookie", line) for line in lines)).cookies():
         assert name
         assert ";" not in name + value
+
+
+@pytest.mark.parametrize(
+    ("peercert", "names"),
+    [
+        pytest.param({"subject": ((("commonName", "press-7"),),)}, ("press-7",), id="common name"),
+        pytest.param(
+            {"subject": ((("organizationName", "o"),), (("commonName", "a"),), (("serialNumber", "7"),))},
+            ("a",),
+            id="no other part of the subject",
+        ),
+        pytest.param(
+            {
+                "subject": ((("commonName", "a"),),),
+                "subjectAltName": (("DNS", "b"), ("IP Address", "::1"), ("URI", "u:c"), ("email", "d@e"), ("DNS", "a")),
+            },
+            ("a", "b", "u:c", "d@e"),
+            id="alternative names of our kinds, each once",
+        ),
+        pytest.param({"subject": ()}, (), id="no name"),
+    ],
+)
+def test_certificate_says_its_names_and_its_end(peercert: dict[str, object], names: tuple[str, ...]) -> None:
+    end = {"notAfter": "Jan 15 08:00:00 2027 GMT"}
+    assert certificate_of(peercert | end) == Certificate(names, 1_800_000_000.0)
+
+
+@pytest.mark.parametrize("peercert", [None, {}], ids=["none was asked for", "none was shown"])
+def test_no_certificate_says_nothing(peercert: dict[str, object] | None) -> None:
+    assert certificate_of(peercert) is None

@@ -19,12 +19,39 @@ class NotAdmitted(Exception):
         self.reason = reason
 
 
+class Hosts:
+    """The hosts that one listener answers to.
+
+    `names` are names or addresses, each with or without a port: `proxy.example.com` admits every port of it,
+    `proxy.example.com:8443` only that. `listening_on` is the address of the listener; `localhost` and, on a loopback
+    listener, every loopback address is admitted beside it. With `any_address` every address is: rebinding needs a
+    name. `key` is where an operator adds a name.
+    """
+
+    def __init__(self, names: Collection[str], *, listening_on: str, key: str, any_address: bool = False) -> None:
+        self._names = {_unbracketed(name.lower()) for name in (*names, listening_on, "localhost")}
+        self._loopback = is_loopback(listening_on)
+        self._any_address = any_address
+        self._key = key
+
+    def admit(self, head: Head) -> None:
+        """Raises NotAdmitted, and AmbiguousHeader when Host came twice."""
+        host = head.value("host")
+        if host is None:
+            raise NotAdmitted("host", "No Host header: send the name that this proxy is reached by")
+        name, _, port = host.lower().rpartition(":") if _has_port(host) else (host.lower(), "", "")
+        bare = _unbracketed(name)
+        if bare in self._names or (port and f"{name}:{port}" in self._names):
+            return
+        if (self._loopback and is_loopback(bare)) or (self._any_address and _is_address(bare)):
+            return
+        raise NotAdmitted("host", f"This proxy does not answer to that Host: add the name to {self._key}")
+
+
 class Gate:
     """Admits requests by Host and Origin.
 
-    `hosts` are names or addresses, each with or without a port: `proxy.example.com` admits every port of it,
-    `proxy.example.com:8443` only that. `listening_on` is the address of our listener; `localhost` and, on a loopback
-    listener, every loopback address is admitted beside it. `origins` compare exactly (scheme, host and port).
+    `hosts` and `listening_on` are as `Hosts` has them. `origins` compare exactly (scheme, host and port).
     `relayed_cookies` prove no identity, so they may come without an Origin: clients outside a browser keep them too.
     """
 
@@ -36,8 +63,7 @@ class Gate:
         origins: Collection[str],
         relayed_cookies: Collection[str],
     ) -> None:
-        self._hosts = {_unbracketed(host.lower()) for host in (*hosts, listening_on, "localhost")}
-        self._loopback = is_loopback(listening_on)
+        self._hosts = Hosts(hosts, listening_on=listening_on, key="gate.hosts")
         self._origins = frozenset(origins)
         self._harmless = frozenset(relayed_cookies)
 
@@ -48,16 +74,7 @@ class Gate:
 
     def admit_host(self, head: Head) -> None:
         """Judge the Host alone, as is enough for a page that anybody may read. Raises as `admit` does."""
-        host = head.value("host")
-        if host is None:
-            raise NotAdmitted("host", "No Host header: send the name that this proxy is reached by")
-        name, _, port = host.lower().rpartition(":") if _has_port(host) else (host.lower(), "", "")
-        bare = _unbracketed(name)
-        if bare in self._hosts or (port and f"{name}:{port}" in self._hosts):
-            return
-        if self._loopback and is_loopback(bare):
-            return
-        raise NotAdmitted("host", "This proxy does not answer to that Host: add the name to gate.hosts")
+        self._hosts.admit(head)
 
     def cross_origin_headers(self, head: Head) -> dict[str, str]:
         """The CORS answer for a request: only for listed origins, empty for all others."""
@@ -103,6 +120,14 @@ def is_loopback(host: str) -> bool:
         return ip_address(_unbracketed(host)).is_loopback
     except ValueError:
         return False
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _has_port(host: str) -> bool:

@@ -4,6 +4,7 @@ Header names are matched whole and in lower case, so no spelling with an undersc
 one of ours, and a `Connection` header cannot name one away: the upstream request is built, not edited.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
@@ -23,7 +24,14 @@ _SPELLED: Final = {name: name.title() for name in (*DOWN_ON_POST, "set-cookie")}
 ALWAYS_DOWN: Final = (("Server", "c8y-realtime-proxy"), ("X-Content-Type-Options", "nosniff"))
 """What every answer of ours carries."""
 
-_SESSION_COOKIES: Final = ("authorization", "XSRF-TOKEN")
+_COOKIE_VALUE: Final = re.compile(r"[!#-+\--:<-\[\]-~]*")
+"""What RFC 6265, 4.1.1 lets stand in a cookie: no comma, quote or space, which older readers take for its end."""
+
+_ENDS_A_COOKIE: Final = re.compile(r"max-age\s*=\s*[-0]|expires\s*=[^;]*\b1970\b", re.IGNORECASE)
+"""What a cookie is taken away by: the value beside it is the same for everybody, and nobody's proof."""
+
+AUTHORIZATION_COOKIE: Final = "authorization"
+_SESSION_COOKIES: Final = (AUTHORIZATION_COOKIE, "XSRF-TOKEN")
 
 
 class Crossing:
@@ -50,7 +58,8 @@ class Crossing:
         theirs = head.value(APPLICATION_KEY.lower())
         if application_key := theirs if theirs and _is_plain(theirs) else self._application_key:
             headers[APPLICATION_KEY] = application_key
-        pairs = [(name, value) for name, value in head.cookies() if name in self._relayed and _is_plain(value)]
+        theirs_by_name = [(name, value) for name, value in head.cookies() if name in self._relayed]
+        pairs = [(name, value) for name, value in theirs_by_name if _COOKIE_VALUE.fullmatch(value)]
         pairs += cookies.items()
         if pairs:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in pairs)
@@ -79,6 +88,16 @@ class Crossing:
             elif fitted := self._fitted(value, secure=secure):
                 crossing.append((spelled, fitted))
         return crossing
+
+    def renewed_token(self, headers: Iterable[tuple[str, str]]) -> str | None:
+        """The `authorization` cookie that upstream's answer brings, where the credential is the client's own."""
+        if not self._is_clients_own:
+            return None
+        for name, value in headers:
+            if name == "set-cookie" and value.startswith(f"{AUTHORIZATION_COOKIE}="):
+                token, _, attributes = value.partition("=")[2].partition(";")
+                return None if _ENDS_A_COOKIE.search(attributes) else token.strip(' "') or None
+        return None
 
     def _fitted(self, cookie: str, *, secure: bool) -> str | None:
         """A `Set-Cookie` value that a client of ours keeps: without upstream's Domain, and without `Secure` (and

@@ -1,24 +1,95 @@
 """How much and how long. Sizes in bytes, times in seconds."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Final
+
+from proxy.gate.clients import Client
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of one public listener.
+    """The bounds of one public listener; docs/configuration.md describes each under `limits`.
 
-    `connections` counts client connections; those beyond it get 429. `head_bytes` bounds each line of a request head,
-    `idle_seconds` a connection without a complete one. `client_payload_bytes` and `body_seconds` bound what a client
-    sends in one message or POST; `upstream_payload_bytes` bounds one message from upstream, and the answer to a POST
-    with a handshake, which is held until it is whole. `handshake_seconds` is how long upstream may take over a
-    handshake, and `heartbeat_seconds` how often each side of a quiet WebSocket is asked whether it is still there.
+    `handshake_seconds` is how long upstream may take over a handshake.
     """
 
     connections: int
-    head_bytes: int
+    strangers: int
+    client_connections: int
+    client_handshakes: int
+    address_handshakes: int
     idle_seconds: float
+    head_seconds: float
+    first_message_seconds: float
+    payload_seconds: float
+    stalled_seconds: float
+    head_bytes: int
     client_payload_bytes: int
-    body_seconds: float
     upstream_payload_bytes: int
+    batch_messages: int
+    fragments: int
     handshake_seconds: float
     heartbeat_seconds: float
+
+
+class TooMany(Exception):
+    """Somebody has more than a limit allows. `limit` is its key; the text says so to the client."""
+
+    def __init__(self, limit: str, text: str) -> None:
+        super().__init__(f"{text} (limits.{limit})")
+        self.limit = limit
+
+
+class Shares:
+    """How many connections each client has. Clients without an identity cannot be told apart, and share the total."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: dict[tuple[str, str], int] = {}
+
+    def take(self, client: Client) -> None:
+        """Count one connection more. Raises TooMany, and then counts none."""
+        if not client.is_known:
+            return
+        key = client.name, client.subject
+        taken = self._taken.get(key, 0)
+        if taken >= self._most:
+            raise TooMany("client_connections", "This client has too many connections: close some of them")
+        self._taken[key] = taken + 1
+
+    def give_back(self, client: Client) -> None:
+        """Count one less."""
+        if not client.is_known:
+            return
+        key = client.name, client.subject
+        left = self._taken[key] - 1
+        if left:
+            self._taken[key] = left
+        else:
+            del self._taken[key]
+
+
+_MOST_KNOWN: Final = 10_000
+_MINUTE: Final = 60.0
+
+
+class Rate:
+    """How often each of many may do something: `per_minute` times, all of them at once if need be.
+
+    Of those who did it lately, the last ten thousand are known; whoever is forgotten begins anew.
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # how much, and when that was so
+
+    def take(self, who: str, now: float) -> float:
+        """Count one time more; or, where that is too often, count nothing and return the seconds to wait."""
+        used, since = self._used.pop(who, (0.0, now))
+        used = max(0.0, used - (now - since) * self._per_minute / _MINUTE)
+        is_too_often = used + 1 > self._per_minute
+        self._used[who] = (used if is_too_often else used + 1, now)
+        if len(self._used) > _MOST_KNOWN:
+            self._used.popitem(last=False)
+        return (used + 1 - self._per_minute) * _MINUTE / self._per_minute if is_too_often else 0.0

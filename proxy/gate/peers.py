@@ -23,8 +23,9 @@ class TrustedProxies:
             return peer, secure
         given = list(headers)
         hops = 0
-        for hop in reversed(_listed(given, "x-forwarded-for")):
-            peer, hops = hop, hops + 1
+        for entry in reversed(_listed(given, "x-forwarded-for")):
+            peer = hop = _without_port(entry)
+            hops += 1
             if not self._trusts(hop):
                 break
         schemes = _listed(given, "x-forwarded-proto")
@@ -41,6 +42,13 @@ class TrustedProxies:
         except ValueError:
             return False
         return any(parsed in network for network in self._networks)
+
+
+def _without_port(entry: str) -> str:
+    """The address in an entry; some proxies write the port behind it, which tells every connection from another."""
+    if entry.startswith("["):
+        return entry[1:].partition("]")[0]
+    return entry.partition(":")[0] if entry.count(":") == 1 else entry
 
 
 def _listed(headers: Iterable[tuple[str, str]], name: str) -> list[str]:

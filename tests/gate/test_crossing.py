@@ -44,6 +44,12 @@ def lowered(headers: dict[str, str]) -> set[str]:
         ),
         pytest.param([("cookie", "bayeux_browser=b")], {}, id="a relayed cookie in other case"),
         pytest.param([("cookie", "BAYEUX_BROWSER=\xff")], {}, id="a relayed cookie that no header carries"),
+        pytest.param([("cookie", "BAYEUX_BROWSER=b, authorization=c")], {}, id="a relayed cookie with another in it"),
+        pytest.param(
+            [("cookie", "BAYEUX_BROWSER=!#$&'()*+-./:<=>?@[]^_`{|}~")],
+            {"Cookie": "BAYEUX_BROWSER=!#$&'()*+-./:<=>?@[]^_`{|}~"},
+            id="a relayed cookie with every sign it may have",
+        ),
         pytest.param([("user-agent", "Mozilla/5.0")], {}, id="the User-Agent stays"),
         pytest.param(
             [("authorization", "Basic x"), ("tfatoken", "1"), ("x-xsrf-token", "x")], {}, id="credentials stay"

@@ -47,6 +47,17 @@ def trusting(*networks: str) -> TrustedProxies:
             "10.0.0.1", [(FOR, "10.0.0.9, unknown")], False, ("unknown", False), id="an entry that is no address"
         ),
         pytest.param("10.0.0.1", [(FOR, "2001:db8::1")], False, ("2001:db8::1", False), id="an IPv6 client"),
+        pytest.param("10.0.0.1", [(FOR, "192.0.2.1:5001")], False, ("192.0.2.1", False), id="an address with its port"),
+        pytest.param(
+            "10.0.0.1",
+            [(FOR, "192.0.2.1:5001, 10.0.0.2:5002")],
+            False,
+            ("192.0.2.1", False),
+            id="two proxies, with ports",
+        ),
+        pytest.param(
+            "10.0.0.1", [(FOR, "[2001:db8::1]:5001")], False, ("2001:db8::1", False), id="an IPv6 client with its port"
+        ),
         pytest.param("fd00::1", [(FOR, "192.0.2.1")], False, ("192.0.2.1", False), id="an IPv6 proxy"),
         pytest.param(
             "10.0.0.1", [(FOR, "192.0.2.1"), (PROTO, "https")], False, ("192.0.2.1", True), id="encrypted before it"
