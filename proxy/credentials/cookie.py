@@ -21,6 +21,9 @@ class CookieSource:
     def is_usable(self) -> bool:
         return True
 
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
     def obtain(self, head: Head, endpoint: str) -> Credential:  # noqa: ARG002 - a cookie is good for all
         """Raises NoCredential, also when there are two of what must be one."""
         try:
@@ -40,5 +43,5 @@ class CookieSource:
     def recheck(self, credential: Credential, endpoint: str) -> None:
         """It is as good as when it came."""
 
-    def reject(self, credential: Credential, endpoint: str) -> None:
+    def guard(self, credential: Credential, endpoint: str) -> None:
         """A client's own credential is nobody else's: nothing is held against it."""

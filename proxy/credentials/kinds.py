@@ -23,10 +23,11 @@ class _Secrets:
 
     __slots__ = ()
 
-    def secrets(self: "_WithAuthn") -> set[bytes]:
-        """The values of the authn object as they may stand in JSON, with and without escaped slashes."""
+    def secrets(self: "_WithAuthn") -> list[bytes]:
+        """The values of the authn object, the longest first. Padding says nothing, so it may be missing."""
         values = (self.authn() or {}).values()
-        return {written.encode() for value in values for written in (value, value.replace("/", "\\/"))}
+        written = {*values, *(value.rstrip("=") for value in values)} - {""}
+        return [secret.encode() for secret in sorted(written, key=len, reverse=True)]
 
 
 class _WithAuthn(Protocol):
@@ -77,6 +78,8 @@ class Basic(_Complete):
 class Jwt(_Complete):
     """A JSON Web Token. In `ext` it stands in the same field as Basic, raw, without the word Bearer."""
 
+    tenant: ClassVar[None] = None  # upstream reads it out of the token
+
     token: str = field(repr=False)
 
     def authn(self) -> dict[str, str]:
@@ -95,6 +98,7 @@ class OAuthCookie(_Secrets):
     """
 
     completed_by: ClassVar[frozenset[str]] = frozenset({"xsrfToken"})
+    tenant: ClassVar[None] = None  # see Jwt
 
     token: str = field(repr=False)
     xsrf_token: str | None = field(default=None, repr=False)

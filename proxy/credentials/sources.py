@@ -1,7 +1,9 @@
 """What a credential source is, whichever it is."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
+from proxy.credentials.guard import Guard
 from proxy.credentials.kinds import Credential
 from proxy.head import Head
 
@@ -35,6 +37,10 @@ class CredentialSource(Protocol):
         """Whether this source could serve a client that brings what it must."""
         ...
 
+    def secrets(self) -> Iterable[str]:
+        """What this source holds now and nobody may see, in each form that goes up. Reads nothing."""
+        ...
+
     def obtain(self, head: Head, endpoint: str) -> Credential:
         """The credential for one upstream connection, chosen before it is dialled. Raises NoCredential."""
         ...
@@ -43,6 +49,6 @@ class CredentialSource(Protocol):
         """Whether a credential obtained earlier may be offered again, on the same connection. Raises NoCredential."""
         ...
 
-    def reject(self, credential: Credential, endpoint: str) -> None:
-        """Take note that upstream rejected this credential at this endpoint."""
+    def guard(self, credential: Credential, endpoint: str) -> Guard | None:
+        """What stands between this credential and that endpoint; None when nothing does, or it is not used any more."""
         ...

@@ -7,16 +7,19 @@
    and password never tear: not under Kubernetes' `..data` symlink swap, a rename, or an edit in place.
 3. A broken directory keeps the last good value and is counted, once per change; what could not be read for a reason
    that may pass (no descriptor left, say) is tried again at each look.
-4. A value that upstream rejected is not offered again at that endpoint until it changes or has cooled down.
+4. A value that upstream denied is not offered again at that endpoint until it changes or has cooled down, and one that
+   may be denied is offered by one client at a time; see `guard`.
 """
 
 import logging
 import os
 import stat
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from proxy.credentials.guard import Guard
 from proxy.credentials.kinds import Basic, Credential, Jwt, is_token
 from proxy.credentials.sources import CoolingDown, NoCredential
 from proxy.head import Head
@@ -180,20 +183,25 @@ class StoredSource:
         self._on_load = on_load
         self._seen: Fingerprint | None = ("never looked",)
         self._credential: Basic | Jwt | None = None
-        self._cooling: dict[str, float] = {}
+        self._guards: dict[str, Guard] = {}
         self._complaint = ""
 
     def is_usable(self) -> bool:
         self._look()
         return self._credential is not None
 
+    def secrets(self) -> tuple[str, ...]:
+        if self._credential is None:
+            return ()
+        sent = tuple(self._credential.authn().values())
+        return (self._credential.password, *sent) if isinstance(self._credential, Basic) else sent
+
     def obtain(self, head: Head, endpoint: str) -> Credential:  # noqa: ARG002 - one credential for all clients
         """Raises NoCredential, and CoolingDown as one kind of it."""
         self._look()
         if self._credential is None:
             raise NoCredential("No credential is stored yet")
-        if (remaining := self._remaining(endpoint)) > 0:
-            raise CoolingDown(remaining)
+        self._check_rest(endpoint)
         return self._credential
 
     def recheck(self, credential: Credential, endpoint: str) -> None:
@@ -201,22 +209,27 @@ class StoredSource:
         self._look()
         if credential != self._credential:
             raise NoCredential("The stored credential has changed: connect again")
-        if (remaining := self._remaining(endpoint)) > 0:
-            raise CoolingDown(remaining)
+        self._check_rest(endpoint)
 
-    def reject(self, credential: Credential, endpoint: str) -> None:
-        if credential != self._credential or self._remaining(endpoint) > 0:
-            return
+    def guard(self, credential: Credential, endpoint: str) -> Guard | None:
+        if credential is not self._credential and credential != self._credential:
+            return None
+        guard = self._guards.get(endpoint)
+        if guard is None:
+            guard = self._guards[endpoint] = Guard(self._cooldown, self._clock, partial(self._tell_denied, endpoint))
+        return guard
+
+    def _check_rest(self, endpoint: str) -> None:
+        guard = self._guards.get(endpoint)
+        if guard is not None and (seconds := guard.resting_seconds):
+            raise CoolingDown(seconds)
+
+    def _tell_denied(self, endpoint: str) -> None:
         log.error(
             "Upstream rejected the stored credential at %s; it is not offered there for %g s unless it changes",
             endpoint,
             self._cooldown,
         )
-        self._cooling[endpoint] = self._clock() + self._cooldown
-
-    def _remaining(self, endpoint: str) -> float:
-        """The seconds for which the value must still rest at an endpoint; zero or less when it may be offered."""
-        return self._cooling.get(endpoint, self._clock()) - self._clock()
 
     def _look(self) -> None:
         seen = self._store.fingerprint() if isinstance(self._store, SecretDirectory) else ()
@@ -233,7 +246,9 @@ class StoredSource:
         self._complaint = ""
         if credential != self._credential:
             self._credential = credential
-            self._cooling.clear()
+            guards, self._guards = self._guards, {}
+            for guard in guards.values():  # what waits has the old value in hand
+                guard.call_off()
         self._on_load(True)  # noqa: FBT003 - the callback's one argument
 
     def _complain(self, problem: BrokenCredential) -> None:

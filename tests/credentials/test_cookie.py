@@ -4,7 +4,7 @@ import pytest
 
 from proxy.credentials.cookie import CookieSource
 from proxy.credentials.kinds import OAuthCookie
-from proxy.credentials.sources import NoCredential
+from proxy.credentials.sources import CredentialSource, NoCredential
 from proxy.head import Head
 
 
@@ -108,9 +108,9 @@ async def test_refusal_quotes_no_cookie() -> None:
 
 
 async def test_nothing_is_held_against_a_clients_own_credential() -> None:
-    source = CookieSource()
+    source: CredentialSource = CookieSource()
     asked = head(("cookie", "authorization=c"))
-    source.reject(source.obtain(asked, ENDPOINT), ENDPOINT)
+    assert source.guard(source.obtain(asked, ENDPOINT), ENDPOINT) is None
     assert source.obtain(asked, ENDPOINT) == OAuthCookie("c")
 
 

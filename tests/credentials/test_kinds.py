@@ -147,6 +147,24 @@ def test_credential_shows_no_secret(credential: Credential, shown: str) -> None:
         assert "canary" not in told
 
 
+@pytest.mark.parametrize(
+    ("credential", "secrets"),
+    [
+        pytest.param(Basic("u", "p"), [b64("u:p")], id="basic"),
+        pytest.param(Basic("u", "p", tfa="1"), [b64("u:p"), "1"], id="basic with tfa"),
+        pytest.param(Jwt("a.b-c_d"), ["a.b-c_d"], id="jwt"),
+        pytest.param(Jwt("a/b"), ["a/b"], id="slash"),
+        pytest.param(Jwt("a="), ["a=", "a"], id="padding"),
+        pytest.param(OAuthCookie("c", xsrf_token="="), ["="], id="nothing but padding"),
+        pytest.param(OAuthCookie("c"), [], id="open"),
+    ],
+)
+def test_secrets_are_known_with_and_without_padding(credential: Credential, secrets: list[str]) -> None:
+    known = credential.secrets()
+    assert sorted(known) == sorted(secret.encode() for secret in secrets)
+    assert [*map(len, known)] == sorted(map(len, known), reverse=True)
+
+
 @pytest.mark.parametrize("credential", [Basic("u", "p"), Jwt("t"), OAuthCookie("c")], ids=repr)
 def test_credential_is_a_frozen_value(credential: Credential) -> None:
     with pytest.raises(FrozenInstanceError):

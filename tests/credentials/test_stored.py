@@ -47,6 +47,12 @@ class Store:
     async def obtain(self, endpoint: str = REALTIME) -> Credential:
         return self.source.obtain(HEAD, endpoint)
 
+    def reject(self, credential: Credential, endpoint: str) -> None:
+        """Take note, as a relay does, that upstream denied a credential at an endpoint."""
+        guard = self.source.guard(credential, endpoint)
+        if guard is not None:
+            guard.denied()
+
 
 def write(directory: Path, **values: str) -> None:
     """Write in place; each file's time differs from all before, as it does when people and not tests write."""
@@ -239,7 +245,7 @@ async def test_kubernetes_swap_is_picked_up(tmp_path: Path) -> None:
 async def test_kubernetes_swap_to_the_same_values_changes_nothing(tmp_path: Path) -> None:
     project(tmp_path, "..2026_01", user="ann", password="first")
     store = Store(SecretDirectory(tmp_path))
-    store.source.reject(await store.obtain(), REALTIME)
+    store.reject(await store.obtain(), REALTIME)
     project(tmp_path, "..2026_02", user="ann", password="first")
     with pytest.raises(CoolingDown):
         await store.obtain()
@@ -439,7 +445,7 @@ async def test_values_that_could_not_be_read_in_passing_are_read_at_the_next_loo
 
 @pytest.mark.logs_errors
 async def test_rejected_value_rests_at_that_endpoint_until_it_has_cooled_down(store: Store) -> None:
-    store.source.reject(await store.obtain(), REALTIME)
+    store.reject(await store.obtain(), REALTIME)
     for later, remaining in ((0.0, 60.0), (20.0, 40.0), (59.0, 1.0)):
         store.clock.now = 1000.0 + later
         with pytest.raises(CoolingDown) as caught:
@@ -452,7 +458,7 @@ async def test_rejected_value_rests_at_that_endpoint_until_it_has_cooled_down(st
 
 @pytest.mark.logs_errors
 async def test_cooldown_is_one_kind_of_no_credential_and_shows_no_secret(store: Store) -> None:
-    store.source.reject(await store.obtain(), REALTIME)
+    store.reject(await store.obtain(), REALTIME)
     with pytest.raises(NoCredential) as caught:
         await store.obtain()
     assert "first" not in str(caught.value)
@@ -461,15 +467,15 @@ async def test_cooldown_is_one_kind_of_no_credential_and_shows_no_secret(store: 
 @pytest.mark.logs_errors
 async def test_change_ends_the_cooldown_everywhere(directory: Path, store: Store) -> None:
     credential = await store.obtain()
-    store.source.reject(credential, REALTIME)
-    store.source.reject(credential, OPERATIONS)
+    store.reject(credential, REALTIME)
+    store.reject(credential, OPERATIONS)
     write(directory, password="other")
     assert await store.obtain() == await store.obtain(OPERATIONS) == Basic("ann", "other")
 
 
 @pytest.mark.logs_errors
 async def test_touch_or_breakage_does_not_end_the_cooldown(directory: Path, store: Store) -> None:
-    store.source.reject(await store.obtain(), REALTIME)
+    store.reject(await store.obtain(), REALTIME)
     write(directory, password="first\n")
     with pytest.raises(CoolingDown):
         await store.obtain()
@@ -482,13 +488,13 @@ async def test_late_rejection_of_an_old_value_does_not_touch_the_new_one(directo
     old = await store.obtain()
     write(directory, password="other")
     new = await store.obtain()
-    store.source.reject(old, REALTIME)
+    store.reject(old, REALTIME)
     assert await store.obtain() == new
 
 
 @pytest.mark.logs_errors
 async def test_rejection_is_logged_without_the_secret(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    store.source.reject(await store.obtain(), REALTIME)
+    store.reject(await store.obtain(), REALTIME)
     assert [record.levelno for record in caplog.records if record.name.startswith("proxy")] == [logging.ERROR]
     assert REALTIME in caplog.text
     assert "first" not in caplog.text
