@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.bayeux.negotiation import Outcome, RejectedReason, UnansweredReason
-from proxy.bayeux.replies import RefusalReason
+from proxy.bayeux.replies import MessageReason, RefusalReason
 
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # each would double the series
@@ -29,8 +29,37 @@ UPGRADE_REASONS: Final[dict[str, tuple[str, ...]]] = {
     "accepted": ("ok",),
     "rejected": ("denied", "other"),
     "unanswered": ("client_gone",),
-    "refused": ("origin", "host", "limit", "no_credential", "cooldown", "unavailable", "draining", "malformed"),
+    "refused": (
+        "origin",
+        "host",
+        "identity",
+        "limit",
+        "no_credential",
+        "cooldown",
+        "unavailable",
+        "draining",
+        "malformed",
+    ),
 }
+
+LIMITS: Final = (
+    "connections",
+    "strangers",
+    "client_connections",
+    "client_handshakes",
+    "address_handshakes",
+    "idle_seconds",
+    "head_seconds",
+    "first_message_seconds",
+    "payload_seconds",
+    "stalled_seconds",
+    "head_bytes",
+    "client_payload_bytes",
+    "upstream_payload_bytes",
+    "batch_messages",
+    "fragments",
+)
+"""The limits whose reaching is counted, by their keys in the configuration."""
 
 _PREFIX: Final = "c8y_realtime_proxy_"
 _HANDSHAKE_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -73,6 +102,16 @@ class Metrics:
             for outcome, reasons in UPGRADE_REASONS.items()
             for reason in reasons
         }
+        refused = self._counter(
+            "messages_refused", "Messages other than handshakes that did not go up.", "transport", "reason"
+        )
+        self._refused = {
+            (transport, reason): refused.labels(transport, reason)
+            for transport in get_args(Transport)
+            for reason in get_args(MessageReason)
+        }
+        limits = self._counter("limits_reached", "How often a limit was reached, by its key.", "limit")
+        self._limits = {limit: limits.labels(limit) for limit in LIMITS}
         self.connected = dict.fromkeys(get_args(Transport), 0)
         """How many connections are open by transport. A plain number: it changes with every POST."""
         connections = Gauge(
@@ -90,6 +129,12 @@ class Metrics:
             f"{_PREFIX}credential_last_loaded_timestamp_seconds",
             "When a stored credential was last loaded well, in Unix time; 0 before the first time.",
             ["source"],
+            registry=self.registry,
+        )
+        self._uses = Gauge(
+            f"{_PREFIX}credential_uses",
+            "Open WebSockets and long-polling sessions that use a stored credential now.",
+            ["credential"],
             registry=self.registry,
         )
         build = Gauge(
@@ -110,6 +155,19 @@ class Metrics:
     def upgrade(self, outcome: str, reason: str) -> None:
         """Record one WebSocket opening; outcomes and reasons are those of UPGRADE_REASONS."""
         self._upgrades[outcome, reason].inc()
+
+    def refused(self, transport: Transport, reasons: Iterable[MessageReason]) -> None:
+        """Record messages that did not go up."""
+        for reason in reasons:
+            self._refused[transport, reason].inc()
+
+    def limit(self, limit: str) -> None:
+        """Record that a limit was reached; those of LIMITS."""
+        self._limits[limit].inc()
+
+    def using(self, credential: str, count: Callable[[], int]) -> None:
+        """Have the live uses of a stored credential read by `count`; its name is that of the configuration."""
+        self._uses.labels(credential).set_function(count)
 
     def relayed(self, transport: Transport, direction: Direction, size: int, payloads: int = 1) -> None:
         """Record payloads that crossed, and their bytes."""

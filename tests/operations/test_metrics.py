@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 
 from proxy import __version__
 from proxy.bayeux.negotiation import Outcome, Reason, Verdict
-from proxy.operations.metrics import HANDSHAKE_REASONS, UPGRADE_REASONS, Metrics, Transport
+from proxy.operations.metrics import HANDSHAKE_REASONS, LIMITS, UPGRADE_REASONS, Metrics, Transport
 
 
 PREFIX: Final = "c8y_realtime_proxy_"
@@ -29,7 +29,9 @@ Labels = frozenset[tuple[str, str]]
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics("stored")
+    made = Metrics("stored")
+    made.using("default", lambda: 0)
+    return made
 
 
 def labels(**given: str) -> Labels:
@@ -68,6 +70,12 @@ def expected_series() -> dict[str, set[Labels]]:
         "bytes_total": crossings,
         "credential_reloads_total": {labels(source="stored", result="ok"), labels(source="stored", result="failed")},
         "credential_last_loaded_timestamp_seconds": {labels(source="stored")},
+        "credential_uses": {labels(credential="default")},
+        "limits_reached_total": {labels(limit=limit) for limit in LIMITS},
+        "messages_refused_total": {
+            labels(transport=transport, reason=reason)
+            for transport, reason in product(TRANSPORTS, ("subscribe", "publish", "call", "client_id"))
+        },
         "build_info": {labels(version=__version__)},
         "upgrades_total": {
             labels(outcome=outcome, reason=reason) for outcome, reasons in UPGRADE_REASONS.items() for reason in reasons
