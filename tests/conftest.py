@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +26,11 @@ settings.load_profile("house")
 
 PASSWORD = "canary-Zm9vYmFy"  # what must never be seen where a client, a log or a scraper looks
 VALUES = MappingProxyType({"C8Y_TENANT": "t0815", "C8Y_USER": "service", "C8Y_PASSWORD": PASSWORD})
+
+CLIENT_ID_KEY_FILE = Path(__file__).parent / "client-id-key"  # a secret of tests, which is none
+
+EVERYTHING = MappingProxyType({"subscribe": ["/**"], "publish": ["/**"], "call": ["/service/**"]})
+"""A grant of all that there is."""
 
 Message = dict[str, Any]
 
@@ -114,10 +120,11 @@ async def running(
     `settings` maps dotted keys to values; `values` are the platform's own variables.
     """
     given: dict[str, object] = {"listen.port": 0, "admin.port": 0, "drain.timeout_seconds": 5} | dict(settings or {})
+    given.setdefault("gate.client_id_key_file", str(CLIENT_ID_KEY_FILE))
     environment = {
         PREFIX + key.upper().replace(".", "__"): value
         if isinstance(value, str)
-        else msgspec.json.encode(value).decode()
+        else msgspec.json.encode(value, enc_hook=dict).decode()
         for key, value in given.items()
     }
     config = load(None, environment | {"C8Y_BASEURL": upstream} | dict(values))

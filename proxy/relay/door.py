@@ -8,14 +8,15 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, Literal, Protocol, cast
 
 from proxy.deadlines import Deadlines
-from proxy.gate.limits import Limits
+from proxy.gate.limits import Limits, TooMany
+from proxy.head import certificate_of
 from proxy.http1 import BODILESS, END, LAST_CHUNK, Chunked, MalformedHead, Sized, chunk
-from proxy.relay.failures import BadRequest, Crowded
+from proxy.relay.failures import BadRequest
 from proxy.relay.front import Front, Request
 
 
@@ -91,23 +92,42 @@ class Listener:
         self.polling = polling
         self.pages = pages
         self.doors: set[Door] = set()
-        self.heads = Deadlines(limits.idle_seconds, Door.head_is_late)
-        self.bodies = Deadlines(limits.body_seconds, Door.body_is_late)
-        self.takers = Deadlines(limits.idle_seconds, Door.break_off)
+        self.strangers: dict[Door, None] = {}  # those that have not sent a request that may come in, the oldest first
+        self.idle = Deadlines(limits.idle_seconds, Door.is_idle)
+        self.heads = Deadlines(limits.head_seconds, Door.head_is_late)
+        self.bodies = Deadlines(limits.payload_seconds, Door.body_is_late)
+        self.takers = Deadlines(limits.stalled_seconds, Door.is_stalled)
         self.leavers = Deadlines(_LINGER_SECONDS, Door.break_off)
-        self.parting = Deadlines(limits.idle_seconds, Door.break_off)
+        self.parting = Deadlines(limits.stalled_seconds, Door.is_stalled)
 
     def __call__(self) -> "Door":
         return Door(self)
+
+    @property
+    def deadlines(self) -> "Sequence[Deadlines[Door]]":
+        """All that a connection may be waited for."""
+        return self.idle, self.heads, self.bodies, self.takers, self.leavers, self.parting
 
     @property
     def is_crowded(self) -> bool:
         """Whether there are more connections than the limit allows."""
         return len(self.doors) + len(self.websockets) > self.limits.connections
 
+    def welcome(self, door: "Door") -> None:
+        """Have a new connection. Where too many have not shown yet what they want, the one that had most time for it
+        makes room: it is the cheapest way to be rid of many who never will.
+        """
+        self.doors.add(door)
+        self.strangers[door] = None
+        if len(self.strangers) > self.limits.strangers:
+            oldest = next(iter(self.strangers))
+            del self.strangers[oldest]  # at once: more may come before its connection is lost
+            self.front.metrics.limit("strangers")
+            oldest.break_off()
+
     def close(self) -> None:
         """Cut off whoever is still there."""
-        for deadlines in (self.heads, self.bodies, self.takers, self.leavers, self.parting):
+        for deadlines in self.deadlines:
             deadlines.close()
         for door in tuple(self.doors):
             door.break_off()
@@ -124,6 +144,7 @@ class Door(asyncio.Protocol):
         "_is_chunking",
         "_is_crowded",
         "_is_full",
+        "_is_head_awaited",
         "_is_last",
         "_known",
         "_known_as",
@@ -149,6 +170,7 @@ class Door(asyncio.Protocol):
         self._answering: Answering | None = None
         self._is_last = False
         self._is_chunking = False
+        self._is_head_awaited = False  # a head has begun to come
         self._is_full = False  # what was sent waits to be taken
         self._owed = b""
         self.transport: asyncio.Transport
@@ -156,8 +178,8 @@ class Door(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         listener = self._listener
-        listener.doors.add(self)
-        listener.heads.start(self)
+        listener.welcome(self)
+        listener.idle.start(self)
         self._is_crowded = listener.is_crowded
 
     # What comes -------------------------------------------------------------------------------------------------------
@@ -193,15 +215,24 @@ class Door(asyncio.Protocol):
                 raise MalformedHead("the lines of a head end with CR and LF")
             end = len(buffer)
         if end > limit:
-            raise BadRequest(431, f"The head of the request is longer than {limit} bytes (limits.head_bytes)")
+            raise BadRequest(431, f"The head of the request is longer than {limit} bytes", limit="head_bytes")
+        listener = self._listener
         if not buffer.endswith(END, 0, end):
+            if buffer and not self._is_head_awaited:
+                self._is_head_awaited = True
+                listener.heads.start(self)
             return
-        self._listener.heads.stop(self)
+        listener.idle.stop(self)
+        if self._is_head_awaited:
+            self._is_head_awaited = False
+            listener.heads.stop(self)
         raw, self._buffer = buffer[:end], buffer[end:]
-        if raw != self._known_as or self._known is None:
+        if raw != self._known_as or self._known is None or not listener.front.holds_still(self._known):
             self._known, self._known_as = None, raw
             self._request = self._judged(raw)
             self._known = self._request
+            if self._known.unidentified is None:
+                listener.strangers.pop(self, None)
         self._request = self._known
         self._dispatch(self._known)
 
@@ -211,9 +242,10 @@ class Door(asyncio.Protocol):
             raw,
             str(peer[0]) if isinstance(peer, tuple) else "",
             secure=self.transport.get_extra_info("sslcontext") is not None,
+            certificate=certificate_of(self.transport.get_extra_info("peercert")),
         )
         if self._is_crowded:
-            raise Crowded
+            raise TooMany("connections", "Too many connections: try again later")
         self._listener.front.admit(request)
         if request.asked.method == "POST":
             self._listener.polling.check(request)
@@ -240,7 +272,7 @@ class Door(asyncio.Protocol):
     def _check_size(self, size: int) -> None:
         limit = self._listener.limits.client_payload_bytes
         if size > limit:
-            raise BadRequest(413, f"The payload is bigger than {limit} bytes (limits.client_payload_bytes)")
+            raise BadRequest(413, f"The payload is bigger than {limit} bytes", limit="client_payload_bytes")
 
     def _expect(self, request: Request) -> None:
         expected = request.head.value("expect")
@@ -275,16 +307,24 @@ class Door(asyncio.Protocol):
             self.start(HTTPStatus.NO_CONTENT, self._listener.front.preflight(request), None)
             self.finish()
 
-    def head_is_late(self) -> None:
-        """End a connection on which no request has come in time."""
-        if self._buffer:
-            self.refuse(BadRequest(408, "The head of the request did not arrive in time (limits.idle_seconds)"))
-        else:
+    def is_idle(self) -> None:
+        """End a connection on which no request was begun in time."""
+        if not self._is_head_awaited:
+            self._listener.front.metrics.limit("idle_seconds")
             self._part()
+
+    def head_is_late(self) -> None:
+        """Refuse a request whose head has not come in time."""
+        self.refuse(BadRequest(408, "The head of the request did not arrive in time", limit="head_seconds"))
 
     def body_is_late(self) -> None:
         """Refuse a request whose body has not come in time."""
-        self.refuse(BadRequest(408, "The body did not arrive in time (limits.body_seconds)"))
+        self.refuse(BadRequest(408, "The body did not arrive in time", limit="payload_seconds"))
+
+    def is_stalled(self) -> None:
+        """Cut off a client that does not take what it was sent."""
+        self._listener.front.metrics.limit("stalled_seconds")
+        self.break_off()
 
     # What is answered -------------------------------------------------------------------------------------------------
 
@@ -334,7 +374,7 @@ class Door(asyncio.Protocol):
         if self._is_last:
             self._part()
             return
-        self._listener.heads.start(self)
+        self._listener.idle.start(self)
         self._state = "head"
         if self._buffer or self._is_full:
             self._state = "resting"
@@ -367,6 +407,7 @@ class Door(asyncio.Protocol):
         self._buffer = b""
         self._answering = None
         self._came = bytearray()
+        self._listener.idle.stop(self)
         self._listener.heads.stop(self)
         self._listener.bodies.stop(self)
 
@@ -418,5 +459,6 @@ class Door(asyncio.Protocol):
     def _forget(self) -> None:
         listener = self._listener
         listener.doors.discard(self)
-        for deadlines in (listener.heads, listener.bodies, listener.takers, listener.leavers, listener.parting):
+        listener.strangers.pop(self, None)
+        for deadlines in listener.deadlines:
             deadlines.stop(self)

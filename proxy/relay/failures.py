@@ -8,10 +8,12 @@ from typing import Final, Literal
 
 from aiohttp import WSCloseCode
 
-from proxy.bayeux.messages import MalformedBatch
+from proxy.bayeux.messages import BatchTooLong, MalformedBatch
 from proxy.bayeux.negotiation import UnansweredReason
 from proxy.credentials.sources import CoolingDown, NoCredential
 from proxy.gate.admission import NotAdmitted
+from proxy.gate.identity import IdentityUnavailable, NotIdentified
+from proxy.gate.limits import TooMany
 from proxy.head import AmbiguousHeader
 from proxy.http1 import MalformedBody, MalformedHead
 from proxy.upstream.client import UpgradeRejected
@@ -19,16 +21,13 @@ from proxy.upstream.posts import UpstreamUnavailable
 
 
 class BadRequest(Exception):
-    """A request that is wrong in a way the client can mend; the text says how."""
+    """A request that is wrong in a way the client can mend; the text says how. `limit` is the key of one it exceeds."""
 
-    def __init__(self, status: int, text: str, *, allow: str | None = None) -> None:
-        super().__init__(text)
+    def __init__(self, status: int, text: str, *, allow: str | None = None, limit: str | None = None) -> None:
+        super().__init__(f"{text} (limits.{limit})" if limit else text)
         self.status = status
         self.allow = allow
-
-
-class Crowded(Exception):
-    """There are as many connections as the limit allows."""
+        self.limit = limit
 
 
 class Draining(Exception):
@@ -47,6 +46,18 @@ class HandshakeRefused(Exception):
     """We refused a handshake, and our reply has been delivered."""
 
 
+class ProofEnded(Exception):
+    """What a client proved itself by when it opened a WebSocket is good no longer."""
+
+
+class Silent(Exception):
+    """A client opened a WebSocket, and sent no message in time."""
+
+
+class TooSlow(Exception):
+    """A client began a message, and did not end it in time."""
+
+
 class BinaryMessage(Exception):
     """Bayeux is text; a binary message is none of ours."""
 
@@ -58,15 +69,18 @@ class LegEnded(Exception):
     """One side of a WebSocket is gone.
 
     `code` is its close code, or None when it vanished without one. `violated` tells that it broke the protocol or a
-    limit and has already been closed with that code.
+    limit, whose key is `limit`, and has already been closed with that code.
     """
 
-    def __init__(self, side: Side, code: int | None, text: bytes = b"", *, violated: bool = False) -> None:
+    def __init__(
+        self, side: Side, code: int | None, text: bytes = b"", *, violated: bool = False, limit: str | None = None
+    ) -> None:
         super().__init__(f"{side} ended with {code}")
         self.side = side
         self.code = code
         self.text = text
         self.violated = violated
+        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +96,26 @@ class HttpFailure:
 _SOON: Final = MappingProxyType({"Retry-After": "5"})
 
 
-def http_failure(error: Exception) -> HttpFailure | None:  # noqa: C901, PLR0911 - a table
+def http_failure(error: Exception) -> HttpFailure | None:  # noqa: C901, PLR0911, PLR0912 - a table
     """The HTTP form of an error, or None for a bug of ours."""
     text = str(error)
     match error:
         case NotAdmitted():
             return HttpFailure(403, error.reason, text)
-        case Crowded():
-            return HttpFailure(429, "limit", "Too many connections: try again later", _SOON)
+        case TooMany():
+            return HttpFailure(429, "limit", text, _SOON)
+        case IdentityUnavailable():
+            return HttpFailure(503, "identity", text, _SOON)
+        case NotIdentified():
+            return HttpFailure(401, "identity", text, {"WWW-Authenticate": error.challenge} if error.challenge else {})
         case Draining():
             return HttpFailure(503, "draining", "This proxy is going down: connect again", _SOON)
         case CoolingDown():
             return HttpFailure(503, "cooldown", text, {"Retry-After": str(math.ceil(error.seconds))})
         case NoCredential():
             return HttpFailure(401, "no_credential", text)
+        case BatchTooLong():
+            return HttpFailure(413, "malformed", f"Malformed request: {text}")
         case MalformedBatch() | MalformedBody() | MalformedHead() | AmbiguousHeader():
             return HttpFailure(400, "malformed", f"Malformed request: {text}")
         case ConnectionError():
@@ -120,15 +140,34 @@ class Closing:
     unanswered: UnansweredReason
 
 
+def limit_of(error: BaseException) -> str | None:
+    """The key of the limit that somebody reached by this, or None."""
+    match error:
+        case TooMany() | BadRequest() | LegEnded():
+            return error.limit
+        case BatchTooLong():
+            return "batch_messages"
+        case Silent():
+            return "first_message_seconds"
+        case TooSlow():
+            return "payload_seconds"
+        case _:
+            return None
+
+
 FAULT: Final = Closing(WSCloseCode.INTERNAL_ERROR, WSCloseCode.GOING_AWAY, b"", "upstream_gone")
 """The closing for a bug of ours: no detail for anybody."""
 
+_SILENT: Final = b"No message came in time (limits.first_message_seconds)"
+_TOO_SLOW: Final = b"The message did not end in time (limits.payload_seconds)"
 
-def closing(error: BaseException) -> Closing | None:  # noqa: C901, PLR0911 - a table
+
+def closing(error: BaseException) -> Closing | None:  # noqa: C901, PLR0911, PLR0912 - a table
     """The closing for the way a WebSocket ended, or None for a bug of ours."""
     match error:
         case LegEnded(side="client", violated=True):
-            return Closing(error.code or WSCloseCode.PROTOCOL_ERROR, WSCloseCode.GOING_AWAY, b"", "client_gone")
+            text = f"limits.{error.limit}".encode() if error.limit else b""
+            return Closing(error.code or WSCloseCode.PROTOCOL_ERROR, WSCloseCode.GOING_AWAY, text, "client_gone")
         case LegEnded(side="client"):
             code = _sendable(error.code, WSCloseCode.GOING_AWAY)
             return Closing(code, code, error.text, "client_gone")
@@ -139,6 +178,15 @@ def closing(error: BaseException) -> Closing | None:  # noqa: C901, PLR0911 - a 
         case LegEnded():
             code = _sendable(error.code, WSCloseCode.INTERNAL_ERROR)
             return Closing(code, code, error.text, "upstream_gone")
+        case BatchTooLong():
+            return Closing(WSCloseCode.MESSAGE_TOO_BIG, WSCloseCode.GOING_AWAY, str(error).encode(), "client_gone")
+        case ProofEnded():
+            text = b"Prove again who you are"
+            return Closing(WSCloseCode.POLICY_VIOLATION, WSCloseCode.GOING_AWAY, text, "client_gone")
+        case Silent():
+            return Closing(WSCloseCode.POLICY_VIOLATION, WSCloseCode.GOING_AWAY, _SILENT, "client_gone")
+        case TooSlow():
+            return Closing(WSCloseCode.POLICY_VIOLATION, WSCloseCode.GOING_AWAY, _TOO_SLOW, "client_gone")
         case MalformedBatch():
             return Closing(WSCloseCode.INVALID_TEXT, WSCloseCode.GOING_AWAY, str(error).encode(), "client_gone")
         case BinaryMessage():

@@ -1,34 +1,40 @@
 """What each request of the public listener is, and what it gets when it must not go on."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import inf
 from typing import Final
 
 from proxy.credentials.kinds import Credential
 from proxy.gate.admission import Gate
+from proxy.gate.clients import Client
 from proxy.gate.crossing import ALWAYS_DOWN
 from proxy.gate.endpoints import endpoint_of
+from proxy.gate.identity import NotIdentified
 from proxy.gate.peers import TrustedProxies
-from proxy.head import AmbiguousHeader, Head
+from proxy.head import AmbiguousHeader, Certificate, Head
 from proxy.http1 import LINE_END, RequestHead, read_request, write_answer, write_headers
 from proxy.operations.metrics import UPGRADE_REASONS, Metrics
-from proxy.relay.failures import BadRequest, HttpFailure, http_failure
+from proxy.relay.failures import BadRequest, HttpFailure, http_failure, limit_of
 from proxy.upstream.posts import Prepared
 
 
 log = logging.getLogger(__name__)
 
 TEXT: Final = "text/plain; charset=utf-8"
+_NOBODY: Final = Client("", "", "", {})
 
 
 @dataclass(slots=True, eq=False)
 class Request:
     """One request that may come in, before its body.
 
-    `endpoint` is empty for a page. `cross_origin` are the CORS headers of its answer, as lines. `prepared` is how it
-    goes up with a credential: kept for the next one that says the same, as a polling client does.
+    `endpoint` is empty for a page. `cross_origin` are the CORS headers of its answer, as lines. `client` is who asks;
+    where that is not known, `unidentified` says why. `prepared` is how it goes up with a credential: kept for the next
+    one that says the same, as a polling client does.
     """
 
     asked: RequestHead
@@ -36,28 +42,41 @@ class Request:
     endpoint: str
     is_upgrade: bool
     cross_origin: bytes
+    client: Client = _NOBODY
+    unidentified: NotIdentified | None = None
     prepared: tuple[Credential, Prepared] | None = None
 
 
 class Front:
     """Reads and judges the heads of requests. The gate stands before both transports, and before a body is read.
 
-    `pages` are extra paths for GET, open to everybody who reaches the listener by an admitted Host.
+    `identify` tells who asks. `pages` are extra paths for GET, open to everybody who reaches the listener by an
+    admitted Host. `clock` gives Unix time.
     """
 
     def __init__(
-        self, *, gate: Gate, metrics: Metrics, trusted_proxies: TrustedProxies, pages: Mapping[str, object]
+        self,
+        *,
+        gate: Gate,
+        identify: Callable[[Head], Client],
+        metrics: Metrics,
+        trusted_proxies: TrustedProxies,
+        pages: Mapping[str, object],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._gate = gate
-        self._metrics = metrics
+        self._identify = identify
+        self._clock = clock
+        self.metrics = metrics
         self._trusted_proxies = trusted_proxies
         self._pages = pages
 
-    def read(self, raw: bytes, peer: str, *, secure: bool) -> Request:
+    def read(self, raw: bytes, peer: str, *, secure: bool, certificate: Certificate | None = None) -> Request:
         """Read the head of a request that came from `peer`, on an encrypted connection or not. Raises MalformedHead."""
         asked = read_request(raw)
         peer, secure = self._trusted_proxies.resolve(peer, asked.headers, secure=secure)
-        head = Head(asked.method, asked.target.partition("?")[0], asked.headers, peer=peer, secure=secure)
+        path = asked.target.partition("?")[0]
+        head = Head(asked.method, path, asked.headers, peer=peer, secure=secure, certificate=certificate)
         try:
             cross_origin = write_headers(self._gate.cross_origin_headers(head).items())
         except AmbiguousHeader:  # which `admit` is going to say
@@ -83,6 +102,22 @@ class Front:
                 "Only POST and WebSocket upgrades are served at this path",
                 allow="GET, OPTIONS, POST",
             )
+        if head.method != "OPTIONS":
+            self._find_out_who(request)
+
+    def holds_still(self, request: Request) -> bool:
+        """Whether what was judged of a request holds for another one that says the same, now."""
+        until = request.client.until
+        return request.unidentified is None and (until == inf or self._clock() < until)
+
+    def _find_out_who(self, request: Request) -> None:
+        """Raises NotIdentified for an upgrade; a POST may hold a handshake, whose answer is to have another shape."""
+        try:
+            request.client = self._identify(request.head)
+        except NotIdentified as problem:
+            if request.is_upgrade:
+                raise
+            request.unidentified = problem
 
     def preflight(self, request: Request) -> bytes:
         """The answer to a preflight."""
@@ -94,10 +129,12 @@ class Front:
         failure = http_failure(error)
         if failure is None:
             log.error("A request failed by a fault of ours", exc_info=error)
+        if (limit := limit_of(error)) is not None:
+            self.metrics.limit(limit)
         if request is not None and request.is_upgrade:
             reason = failure.reason if failure else "unavailable"
             outcome = next(outcome for outcome, reasons in UPGRADE_REASONS.items() if reason in reasons)
-            self._metrics.upgrade(outcome, reason)
+            self.metrics.upgrade(outcome, reason)
         failure = failure or HttpFailure(500, "unavailable", "Internal error")
         peer = request.head.peer if request is not None else "a client"
         log.info("Refused with %d (%s) for %s", failure.status, failure.reason, peer)

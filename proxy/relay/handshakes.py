@@ -1,61 +1,141 @@
 """What both transports do about handshakes: how they are filled in, recorded, and what a rejection means."""
 
 import random
+import time
 from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from proxy.bayeux.negotiation import ClientAuthn, Negotiation, Outcome
+from proxy.bayeux.ownership import Ownership
 from proxy.bayeux.replies import Refusal
+from proxy.credentials.guard import Attempt
 from proxy.credentials.kinds import Credential
 from proxy.credentials.sources import CoolingDown, CredentialSource, NoCredential
+from proxy.gate.clients import Client
+from proxy.gate.identity import IdentityUnavailable, NotIdentified
+from proxy.gate.limits import Limits, Rate, TooMany
 from proxy.operations.metrics import Metrics, Transport
+from proxy.relay.front import Request
+from proxy.upstream.posts import UpstreamUnavailable
 
 
 _RETRY_MS: Final = 5_000
+_ONE_BY_ONE: Final = "Another handshake waits for its answer on this connection"  # each is an attempt to log in
+_NETWORK_BITS: Final = 64  # what one host of IPv6 has to itself at least
 
 
 class Handshakes:
-    """The handshake policy of one proxy. `system_of_units` fills the gap of clients that name none."""
+    """The handshake policy of one proxy.
+
+    `client_id_keys` tie clientIds to clients, where these have identities. `system_of_units` fills the gap of clients
+    that name none.
+    """
 
     def __init__(
         self,
         source: CredentialSource,
         metrics: Metrics,
+        limits: Limits,
         *,
         client_authn: ClientAuthn = ClientAuthn.OVERRIDE,
         system_of_units: str | None = None,
+        client_id_keys: Sequence[bytes] = (),
     ) -> None:
         self.source = source
         self.client_authn = client_authn
         self._metrics = metrics
         self._system_of_units = system_of_units
+        self._client_id_keys = client_id_keys
+        self.batch_messages = limits.batch_messages
+        self._of_clients = Rate(limits.client_handshakes)
+        self._of_addresses = Rate(limits.address_handshakes)
 
-    def negotiation(self, credential: Credential | None, endpoint: str) -> Negotiation[Credential]:
+    def negotiation(self, credential: Credential | None, request: Request) -> Negotiation[Credential]:
         """A fresh negotiation for one upstream connection; see `Negotiation` for a credential of None."""
+        client, endpoint = request.client, request.endpoint
 
-        def withheld() -> Refusal | None:
+        def withheld(is_ours: bool) -> Refusal | None:  # noqa: FBT001 - the callback's one argument
+            if (refusal := self._too_often(client, request.head.peer)) is not None:
+                return refusal
             try:
-                if credential is not None:
+                if is_ours and credential is not None:
                     self.source.recheck(credential, endpoint)
+                    if negotiation.pending and self._may_be_denied(credential, endpoint):
+                        return Refusal("limit", _ONE_BY_ONE, jittered(_RETRY_MS))
             except NoCredential as problem:
                 return no_credential(problem)
             return None
 
-        return Negotiation(
+        negotiation: Negotiation[Credential] = Negotiation(
             credential,
             client_authn=self.client_authn,
             system_of_units=self._system_of_units,
             withheld=withheld,
+            forbidden=client.policies[endpoint].refusal,
+            ownership=self._ownership(client, credential),
             retry_ms=jittered(_RETRY_MS),
+            batch_messages=self.batch_messages,
         )
+        return negotiation
+
+    def _may_be_denied(self, credential: Credential, endpoint: str) -> bool:
+        guard = self.source.guard(credential, endpoint)
+        return guard is not None and not guard.is_proven
 
     def settle(
-        self, transport: Transport, outcomes: Sequence[Outcome], credential: Credential | None, endpoint: str
+        self,
+        transport: Transport,
+        outcomes: Sequence[Outcome],
+        credential: Credential | None,
+        endpoint: str,
+        attempt: Attempt,
     ) -> None:
-        """Record outcomes, and tell the source when upstream denied what was ours."""
+        """Record outcomes, and tell the guard what upstream said of a credential that was ours."""
         self._metrics.settle(transport, outcomes)
-        if credential is not None and any(outcome.ours and outcome.reason == "denied" for outcome in outcomes):
-            self.source.reject(credential, endpoint)
+        if credential is None:
+            return
+        for outcome in outcomes:
+            guard = self.source.guard(credential, endpoint) if outcome.ours else None
+            if guard is None:
+                continue
+            if outcome.verdict == "accepted":
+                guard.accepted()
+            elif outcome.reason == "denied":
+                guard.denied()
+            elif outcome.verdict == "rejected":
+                guard.undecided(attempt)
+
+    def withheld(self, credential: Credential | None, endpoint: str) -> tuple[Exception, Refusal]:
+        """Why a credential is not offered after all that waited for its turn."""
+        try:
+            if credential is not None:
+                self.source.recheck(credential, endpoint)
+        except NoCredential as problem:
+            return problem, no_credential(problem)
+        gone = UpstreamUnavailable("Upstream is not reachable")
+        return gone, unavailable(str(gone))
+
+    def _ownership(self, client: Client, credential: Credential | None) -> Ownership | None:
+        if not client.is_known:
+            return None
+        # Under `fill` a session may be of another tenant than our credential, and what follows does not say of which.
+        tenant = None if credential is None or self.client_authn is ClientAuthn.FILL else credential.tenant
+        return Ownership(self._client_id_keys, client.name, client.subject, client.credential, tenant or "")
+
+    def _too_often(self, client: Client, peer: str) -> Refusal | None:
+        """The refusal of one handshake too many within a minute, of this client or from this address."""
+        now = time.monotonic()
+        address = _address(peer)
+        seconds = self._of_addresses.take(address, now) if address is not None else 0.0
+        limit = "address_handshakes"
+        if not seconds and client.is_known:
+            seconds = self._of_clients.take(f"{client.name}/{client.subject}", now)
+            limit = "client_handshakes"
+        if not seconds:
+            return None
+        self._metrics.limit(limit)
+        return Refusal("limit", f"Too many handshakes (limits.{limit})", jittered(int(seconds * 1000)))
 
 
 def no_credential(problem: NoCredential) -> Refusal:
@@ -63,6 +143,17 @@ def no_credential(problem: NoCredential) -> Refusal:
     if isinstance(problem, CoolingDown):
         return Refusal("cooldown", str(problem), jittered(int(problem.seconds * 1000)))
     return Refusal("no_credential", str(problem), jittered(_RETRY_MS))
+
+
+def unidentified(problem: NotIdentified) -> Refusal:
+    """The refusal for somebody who is not known: lasting, unless it is only that this cannot be judged now."""
+    retry_ms = jittered(_RETRY_MS) if isinstance(problem, IdentityUnavailable) else None
+    return Refusal("identity", str(problem), retry_ms)
+
+
+def crowded(problem: TooMany) -> Refusal:
+    """The refusal while there are too many."""
+    return Refusal("limit", str(problem), jittered(_RETRY_MS))
 
 
 def unavailable(text: str) -> Refusal:
@@ -73,3 +164,16 @@ def unavailable(text: str) -> Refusal:
 def jittered(milliseconds: int) -> int:
     """A pause somewhat longer than that, so that clients do not return as one."""
     return milliseconds + int(random.random() * (milliseconds // 2 + 1))  # noqa: S311 - spreads load, hides nothing
+
+
+def _address(peer: str) -> str | None:
+    """What tells the host of a client from others; None on loopback, where all have the same address."""
+    try:
+        address = ip_address(peer)
+    except ValueError:  # what a proxy wrote instead; or nothing, on a socket of this machine
+        return peer or None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_loopback:
+        return None
+    return str(int(address) >> _NETWORK_BITS) if isinstance(address, IPv6Address) else str(address)

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
-from aiohttp import web
 from aiohttp.web import BaseRequest, Response
 
 from proxy.gate.crossing import ALWAYS_DOWN
+from proxy.operations.serving import PlainServer
 
 
 Page = Callable[[], Response]
@@ -19,12 +19,12 @@ class Pages:
 
     def __init__(self, paths: Mapping[str, Page]) -> None:
         self.paths = paths
-        self._server: web.Server | None = None
+        self._server: PlainServer | None = None
 
     def protocol(self) -> asyncio.Protocol:
         """What takes over a connection."""
         if self._server is None:
-            self._server = web.Server(self._serve, access_log=None)
+            self._server = PlainServer(self._serve)
         return self._server()
 
     async def shutdown(self, seconds: float) -> None:

@@ -6,21 +6,23 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
-from proxy.bayeux.channels import CONNECT, HANDSHAKE
-from proxy.bayeux.messages import Batch, channel, encode
+from proxy.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE
+from proxy.bayeux.messages import Batch, channel, encode, string
 from proxy.bayeux.negotiation import ClientAuthn, Negotiation, Outcome, brings_token, refuse
 from proxy.bayeux.replies import Joiner, Refusal, goodbye
+from proxy.credentials.guard import Guard
 from proxy.credentials.kinds import Credential
 from proxy.credentials.sources import NoCredential
 from proxy.deadlines import Deadlines
 from proxy.gate.crossing import ALWAYS_DOWN
+from proxy.gate.limits import TooMany
 from proxy.head import Head
 from proxy.http1 import AnswerHead, write_answer
 from proxy.relay.carriage import Carriage, now
 from proxy.relay.door import Door
-from proxy.relay.failures import BadRequest, Draining, HandshakeTimeout, http_failure
+from proxy.relay.failures import BadRequest, Draining, HandshakeTimeout, http_failure, limit_of
 from proxy.relay.front import Request
-from proxy.relay.handshakes import no_credential, unavailable
+from proxy.relay.handshakes import crowded, no_credential, unavailable, unidentified
 from proxy.upstream.posts import Prepared, UpstreamUnavailable, Wire
 
 
@@ -42,14 +44,18 @@ class PollingRelay:
         self.patience = Deadlines(carriage.limits.handshake_seconds, Poll.expired)
         self._smartrest = smartrest
         self._known: tuple[AnswerHead | None, bool, bytes] = None, False, b""
-        self.without_credential: Final[Negotiation[Credential]] = carriage.handshakes.negotiation(None, "")
+        self.without_credential: Final[Negotiation[Credential]] = Negotiation(None)
 
     def check(self, request: Request) -> None:
-        """Judge a request before its body is read. Raises BadRequest."""
+        """Judge a request before its body is read. Raises BadRequest, and NotIdentified for one of SmartREST."""
         if request.head.value("x-id") is None:
             _check_content(request.head)
         elif not self._smartrest:
             raise BadRequest(403, "SmartREST is switched off here: set handshake.smartrest to let it pass unread")
+        elif request.unidentified is not None:
+            raise request.unidentified
+        elif not request.client.policies[request.endpoint].permits_all:
+            raise BadRequest(403, "SmartREST passes unread: only clients that are granted everything may use it")
 
     def poll(self, door: Door, request: Request) -> "Poll":
         """Take a request."""
@@ -74,6 +80,7 @@ class Poll:
     __slots__ = (
         "_batch",
         "_carriage",
+        "_client_ids",
         "_dialling",
         "_door",
         "_endpoint",
@@ -84,9 +91,11 @@ class Poll:
         "_is_flowing",
         "_is_held",
         "_is_over",
+        "_is_shared",
         "_joiner",
         "_leaving",
         "_negotiation",
+        "_offer",
         "_relay",
         "_replies",
         "_request",
@@ -104,6 +113,9 @@ class Poll:
         self._negotiation = relay.without_credential  # until one is chosen
         self._batch: Batch = []  # what went up
         self._replies: Batch = []  # our own, which go in front of upstream's
+        self._client_ids: list[str] = []  # of the sessions whose connect is held by this
+        self._offer: tuple[Prepared, bytes] | None = None  # what waits until the credential has proved to be good
+        self._is_shared = False  # whether this counts among the connections of its client
         self._dialling: asyncio.Task[None] | None = None
         self._wire: Wire | None = None
         self._goodbye: asyncio.TimerHandle | None = None
@@ -125,14 +137,29 @@ class Poll:
         carriage = self._carriage
         carriage.live.join("long-polling", self)
         try:
+            turned_away = self._turned_away()
             if self._head.value("x-id") is not None:
-                self._pass_through(body)
-            elif carriage.live.draining:
-                self._refuse(body, unavailable("This proxy is going down"), Draining())
+                self._pass_through(body, turned_away)
+            elif turned_away is not None:
+                self._refuse(body, *turned_away)
             else:
                 self._judge(body)
         except Exception as problem:  # noqa: BLE001 - the table decides; what it does not know is logged
             self._fail(problem)
+
+    def _turned_away(self) -> tuple[Refusal, Exception] | None:
+        """Why nothing of this goes up, whatever it says; else it counts among the connections of its client."""
+        carriage, problem = self._carriage, self._request.unidentified
+        if problem is not None:
+            return unidentified(problem), problem
+        if carriage.live.draining:
+            return unavailable("This proxy is going down"), Draining()
+        try:
+            carriage.shares.take(self._request.client)
+        except TooMany as many:
+            return crowded(many), many
+        self._is_shared = True
+        return None
 
     def _judge(self, body: bytes) -> None:
         """Choose the credential, let the body go up as far as it may; what we refuse of it is answered by ourselves."""
@@ -146,22 +173,46 @@ class Poll:
             self._refuse(body, no_credential(problem), problem)
             return
         self._settle(up.outcomes)
+        self._carriage.metrics.refused("long-polling", up.refused)
         if up.payload is None:
             self._finish(up.replies)
             return
         self._batch, self._replies = up.batch, up.replies
         self._send(post, up.payload)
 
-    def _pass_through(self, body: bytes) -> None:
+    def _pass_through(self, body: bytes, turned_away: tuple[Refusal, Exception] | None) -> None:
         """Let a SmartREST body go up as it is, with the credential in the headers."""
-        if self._carriage.live.draining:
-            raise Draining
+        if turned_away is not None:
+            raise turned_away[1]
         self._choose_credential(own=False)
         self._send(self._prepared({}), body)
 
     def _send(self, post: Prepared, payload: bytes) -> None:
+        """Send it up, or have it wait while another one finds out whether upstream accepts the credential."""
         if self._negotiation.pending:
             self._relay.patience.start(self)
+        guard = self._guard()
+        if guard is None or guard.may_go_up(self):
+            self._send_now(post, payload)
+        else:
+            self._offer = post, payload
+
+    def go_up(self) -> None:
+        """Wait no longer with what is to be sent."""
+        if self._offer is not None and not self._is_over:
+            (post, payload), self._offer = self._offer, None
+            self._send_now(post, payload)
+
+    def call_off(self) -> None:
+        """Answer what waited, and is not sent after all."""
+        if self._is_over:
+            return
+        problem, refusal = self._carriage.handshakes.withheld(self._negotiation.credential, self._endpoint)
+        self._settle(self._negotiation.refuse_pending(refusal.reason))
+        self._answer_ourselves(problem, refusal)
+
+    def _send_now(self, post: Prepared, payload: bytes) -> None:
+        self._note_uses()
         wire = self._carriage.upstream.pooled(post)
         if wire is not None:
             self._ask(wire, post, payload)
@@ -178,6 +229,8 @@ class Poll:
         self._wire = wire
         self._carriage.metrics.relayed("long-polling", "up", len(payload))
         wire.ask(post, payload, self)
+        if not self._negotiation.pending and (guard := self._guard()) is not None:
+            guard.held(self)
 
     # Down: streamed ---------------------------------------------------------------------------------------------------
 
@@ -187,7 +240,10 @@ class Poll:
 
         Only a 200 is read by clients, so our own replies stand in front of no other status.
         """
+        self._carriage.note_renewal(self._request.client, answer)
         is_good = answer.status == HTTPStatus.OK
+        if is_good and not self._negotiation.pending and (guard := self._guard()) is not None:
+            guard.accepted()
         self._is_held = self._negotiation.pending or not is_good
         self._joiner = Joiner(self._replies) if self._replies and is_good else None
         if not is_good:
@@ -209,6 +265,7 @@ class Poll:
             self._held += data
             if len(self._held) > self._carriage.limits.upstream_payload_bytes:
                 self._let_go()
+                self._carriage.metrics.limit("upstream_payload_bytes")
                 self.failed(
                     UpstreamUnavailable("Upstream's answer to a handshake exceeds limits.upstream_payload_bytes")
                 )
@@ -228,6 +285,8 @@ class Poll:
         if self._is_held:
             down = self._negotiation.from_upstream(bytes(self._held), now())
             self._settle([*down.outcomes, *self._negotiation.abandon(now(), "upstream_gone")])
+            if (guard := self._guard()) is not None:
+                guard.undecided(self)  # unless it was decided by what came
             if down.payload:
                 self._flow(down.payload)
         if self._joiner is not None and (owed := self._joiner.end()):
@@ -249,13 +308,15 @@ class Poll:
     def failed(self, error: Exception) -> None:
         """Answer in upstream's place, which will not."""
         self._wire = None
+        if (guard := self._guard()) is not None:
+            guard.unreachable(self)
         was_asked = not isinstance(error, UpstreamUnavailable) or error.was_asked
         self._settle(
             self._negotiation.abandon(now(), "upstream_gone")
             if was_asked
             else self._negotiation.refuse_pending("unavailable")
         )
-        self._answer_ourselves(error)
+        self._answer_ourselves(error, unavailable(str(error)))
 
     def expired(self) -> None:
         """Wait no longer: upstream is silent over a handshake, or we leave."""
@@ -263,12 +324,14 @@ class Poll:
             return
         self._settle(self._negotiation.abandon(now(), "drained" if self._leaving else "timeout"))
         self._let_go()
-        self._answer_ourselves(Draining() if self._leaving else HandshakeTimeout())
+        self._answer_ourselves(
+            Draining() if self._leaving else HandshakeTimeout(), unavailable("Upstream did not answer in time")
+        )
 
     def leave(self) -> None:
         """End a held connect at once, with advice to come back; leave anything else a moment to be answered."""
         self._leaving = True
-        if self._wire is None and self._dialling is None:
+        if self._wire is None and self._dialling is None and self._offer is None:
             return
         pause = 0.0 if any(channel(message) == CONNECT for message in self._batch) else _LAST_ANSWER_SECONDS
         self._goodbye = asyncio.get_running_loop().call_later(pause, self.expired)
@@ -276,10 +339,10 @@ class Poll:
     def client_gone(self) -> None:
         """Stop: nobody is there to be answered."""
         self._settle(self._negotiation.abandon(now(), "drained" if self._leaving else "client_gone"))
-        self._end()
+        self._end(has_gone=True)
 
-    def _answer_ourselves(self, problem: Exception) -> None:
-        """Answer in the shape of Bayeux where that is understood, else by an HTTP status.
+    def _answer_ourselves(self, problem: Exception, refusal: Refusal) -> None:
+        """Answer in the shape of Bayeux, by a refusal, where that is understood, else by an HTTP status.
 
         Where a part of upstream's answer has gone down already, it is broken off.
         """
@@ -293,15 +356,17 @@ class Poll:
         if not self._has_started and not has_handshake and not (self._leaving and self._batch):
             self._fail(problem)
             return
-        refusal = unavailable(str(problem) or "Upstream did not answer in time")
-        answers = [goodbye(message, refusal) if self._leaving else refusal.reply(message) for message in self._batch]
+        sent = self._negotiation.as_sent(self._batch)
+        answers = [goodbye(message, refusal) if self._leaving else refusal.reply(message) for message in sent]
         self._finish([*self._replies, *answers])
 
     def _refuse(self, body: bytes, refusal: Refusal, problem: Exception) -> None:
         """Refuse the whole body in the shape of Bayeux if there is a handshake in it, else by an HTTP status."""
-        refused = refuse(body, refusal)
+        refused = refuse(body, refusal, batch_messages=self._carriage.handshakes.batch_messages)
         if not refused.outcomes:
             raise problem
+        if (limit := limit_of(problem)) is not None:
+            self._carriage.metrics.limit(limit)
         self._settle(refused.outcomes)
         self._finish(refused.replies)
 
@@ -327,12 +392,20 @@ class Poll:
             self._wire.cut_off()
             self._wire = None
 
-    def _end(self) -> None:
+    def _end(self, *, has_gone: bool = False) -> None:
         """Leave nothing behind; once."""
         if self._is_over:
             return
         self._is_over = True
+        self._offer = None
         self._let_go()
+        if (guard := self._guard()) is not None:
+            guard.left(self)
+        if self._is_shared:
+            self._carriage.shares.give_back(self._request.client)
+        if (uses := self._carriage.uses) is not None:
+            for client_id in self._client_ids:
+                uses.gone(client_id) if has_gone else uses.answered(client_id)
         self._relay.patience.stop(self)
         if self._goodbye is not None:
             self._goodbye.cancel()
@@ -343,22 +416,43 @@ class Poll:
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         if outcomes:
             self._relay.patience.stop(self)
-            self._carriage.handshakes.settle("long-polling", outcomes, self._negotiation.credential, self._endpoint)
+            self._carriage.handshakes.settle(
+                "long-polling", outcomes, self._negotiation.credential, self._endpoint, self
+            )
 
     # The credential ---------------------------------------------------------------------------------------------------
 
     def _note_status(self, status: int) -> None:
         """Settle what upstream says by HTTP status; a 401 is about the credential, whatever was asked."""
         self._settle(self._negotiation.answered_with_status(status, now()))
+        if status == HTTPStatus.UNAUTHORIZED and (guard := self._guard()) is not None:
+            guard.denied()
+
+    def _guard(self) -> Guard | None:
+        """What stands between the credential of this and upstream, if anything does."""
         credential = self._negotiation.credential
-        if status == HTTPStatus.UNAUTHORIZED and credential is not None:
-            self._carriage.handshakes.source.reject(credential, self._endpoint)
+        return self._carriage.handshakes.source.guard(credential, self._endpoint) if credential is not None else None
+
+    def _note_uses(self) -> None:
+        """Count the sessions that this holds, while the credential is a stored one."""
+        uses = self._carriage.uses
+        if uses is None or self._negotiation.credential is None:
+            return
+        for message in self._batch:
+            name = channel(message)
+            if name not in {CONNECT, DISCONNECT} or not (client_id := string(message.get("clientId"))):
+                continue
+            if name == CONNECT:
+                uses.held(client_id)
+                self._client_ids.append(client_id)
+            else:
+                uses.gone(client_id)
 
     def _choose_credential(self, *, own: bool) -> None:
         """Begin with the source's credential, or with none where the client brings its own. Raises NoCredential."""
         handshakes = self._carriage.handshakes
         credential = None if own else handshakes.source.obtain(self._head, self._endpoint)
-        self._negotiation = handshakes.negotiation(credential, self._endpoint)
+        self._negotiation = handshakes.negotiation(credential, self._request)
 
     def _own_headers(self) -> dict[str, str]:
         """The client's own credential headers where they count: under `fill`, and when there is something in them."""

@@ -11,15 +11,18 @@ import logging
 import os
 from base64 import b64decode
 from collections.abc import Sequence
+from math import inf
 from typing import Final, cast
 
 from proxy.bayeux.messages import encode
-from proxy.bayeux.negotiation import Negotiation, Outcome
+from proxy.bayeux.negotiation import Negotiation, Outcome, Up
+from proxy.credentials.guard import Guard
 from proxy.credentials.kinds import Credential
 from proxy.deadlines import Deadlines
+from proxy.gate.limits import TooMany
 from proxy.head import Head
 from proxy.http1 import LINE_END, write_answer
-from proxy.relay.carriage import Carriage, now
+from proxy.relay.carriage import Carriage, now, unix_now
 from proxy.relay.door import Door
 from proxy.relay.failures import (
     FAULT,
@@ -31,8 +34,12 @@ from proxy.relay.failures import (
     HandshakeRejected,
     HandshakeTimeout,
     LegEnded,
+    ProofEnded,
     Side,
+    Silent,
+    TooSlow,
     closing,
+    limit_of,
 )
 from proxy.relay.frames import (
     BINARY,
@@ -63,6 +70,7 @@ LAST_ANSWER_SECONDS: Final = 1.0
 _KEY_BYTES: Final = 16
 _WRITE_BUFFER_BYTES: Final = 4 * 1024  # more that a side does not take pauses the other
 _READ_BYTES: Final = 64 * 1024
+_BACKLOG_BYTES: Final = 64 * 1024  # what a client may send ahead while its handshake waits
 _HEARTBEAT: Final = b"c8y-realtime-proxy"  # what our own pings say, so that their pongs are told from others
 _QUIET: Final = 1
 _ASKED: Final = 2
@@ -75,6 +83,9 @@ class WebSocketRelay:
     def __init__(self, carriage: Carriage) -> None:
         self._carriage = carriage
         self.sockets: set[_Socket] = set()
+        self.first_messages = Deadlines(carriage.limits.first_message_seconds, _Socket.is_silent)
+        self.payloads = Deadlines(carriage.limits.payload_seconds, _Socket.is_too_slow)
+        self.takers = Deadlines(carriage.limits.stalled_seconds, _Leg.is_stalled)
         self.patience = Deadlines(carriage.limits.handshake_seconds, _Socket.is_kept_waiting)
         self.last_answers = Deadlines(LAST_ANSWER_SECONDS, _Socket.close_client)
         self.closing = Deadlines(CLOSE_SECONDS, _Socket.cut_off)
@@ -90,16 +101,25 @@ class WebSocketRelay:
         While an HTTP status can still be answered, a failure is one; once the client is accepted, every ending is a
         close code.
         """
+        shares = self._carriage.shares
+        try:
+            shares.take(request.client)
+        except TooMany as many:
+            door.refuse(many)
+            return
         try:
             line, credential = await self._dial(request.head, request.endpoint)
         except asyncio.CancelledError:
+            shares.give_back(request.client)
             self._carriage.metrics.upgrade("unanswered", "client_gone")
             raise
         except Exception as problem:  # noqa: BLE001 - the table decides; what it does not know is logged
+            shares.give_back(request.client)
             door.refuse(problem)
             return
+        self._carriage.note_renewal(request.client, line.answer)
         client = door.transport
-        socket = _Socket(self._carriage, self, credential, request.endpoint)
+        socket = _Socket(self._carriage, self, credential, request)
         client.write(self._accepting(request.head, line))
         self._carriage.metrics.upgrade("accepted", "ok")
         self._beat_from_now_on()
@@ -109,8 +129,9 @@ class WebSocketRelay:
         """Cut off whoever is still there."""
         if self._next_beat is not None:
             self._next_beat.cancel()
-        for deadlines in (self.patience, self.last_answers, self.closing):
+        for deadlines in (self.first_messages, self.payloads, self.patience, self.last_answers, self.closing):
             deadlines.close()
+        self.takers.close()
         for socket in tuple(self.sockets):
             socket.cut_off()
 
@@ -161,30 +182,41 @@ class _Socket:
     __slots__ = (
         "_bytes_up",
         "_carriage",
+        "_client",
+        "_credential",
         "_endpoint",
         "_has_refused",
+        "_has_spoken",
         "_held",
+        "_is_begun",
         "_is_over",
         "_messages_up",
         "_negotiation",
+        "_offer",
         "_owed",
         "_passes",
         "_reader",
         "_reading",
-        "_relay",
         "_unsaid",
         "_waited_since",
         "_walk",
         "client",
+        "relay",
         "upstream",
     )
 
-    def __init__(self, carriage: Carriage, relay: WebSocketRelay, credential: Credential, endpoint: str) -> None:
+    def __init__(self, carriage: Carriage, relay: WebSocketRelay, credential: Credential, request: Request) -> None:
         self._carriage = carriage
-        self._relay = relay
-        self._endpoint = endpoint
-        self._negotiation: Negotiation[Credential] = carriage.handshakes.negotiation(credential, endpoint)
-        self._reader = FrameReader(masked=True, limit=carriage.limits.client_payload_bytes)
+        self.relay = relay
+        self._client = request.client
+        self._endpoint = request.endpoint
+        self._credential = credential
+        self._negotiation: Negotiation[Credential] = carriage.handshakes.negotiation(credential, request)
+        limits = carriage.limits
+        self._reader = FrameReader(masked=True, limit=limits.client_payload_bytes, fragments=limits.fragments)
+        self._has_spoken = False  # whether the client has sent a message
+        self._is_begun = False  # it has begun one
+        self._offer: Up | None = None  # what waits until the credential has proved to be good
         self._walk = FrameWalk()
         self._reading: FrameReader | None = None  # while something that came down is read rather than passed
         self._held = b""  # a piece of a frame's head that came down
@@ -200,15 +232,17 @@ class _Socket:
 
     def open(self, client: asyncio.Transport, line: Line, early: bytes) -> None:
         """Begin to relay; `early` is what the client sent before it was accepted."""
-        self._relay.sockets.add(self)
+        self.relay.sockets.add(self)
         self.client.begin(client)
         self.upstream.begin(line.transport)
+        self.relay.first_messages.start(self)
+        if self._carriage.uses is not None:
+            self._carriage.uses.opened()
         self._carriage.live.join("websocket", self)
         line.hand_over(self.upstream)
         if early:
             self.climb(early)
-        if not self.upstream.is_full:
-            self.client.let_come()
+        self.client.let_come()
 
     # Up: every frame is read ------------------------------------------------------------------------------------------
 
@@ -216,8 +250,15 @@ class _Socket:
         """Take what the client sent."""
         try:
             self._reader.feed(data)
-            while (read := self._reader.read()) is not None:
+            came = False
+            while self._offer is None and (read := self._reader.read()) is not None:
                 self._came_up(read)
+                came = came or read.opcode == TEXT
+            if self._offer is not None:
+                if self.holds_client_back:
+                    self.client.hold_back()
+            elif self._is_begun or self._reader.is_begun:
+                self._watch_payload(came=came)
         except Exception as problem:  # noqa: BLE001 - the table decides; what it does not know is logged
             self._end(_as_ended(problem, "client"))
 
@@ -236,20 +277,80 @@ class _Socket:
 
     def _judge(self, payload: bytes) -> None:
         """Let a payload go up as far as it may; what we refuse of it is answered by ourselves."""
+        if not self._has_spoken:
+            self._has_spoken = True
+            self.relay.first_messages.stop(self)
         up = self._negotiation.from_client(payload, now())
         if up.payload is not None:
-            self._messages_up += 1
-            self._bytes_up += len(up.payload)
-            self.upstream.send(TEXT, up.payload)
+            if up.offers and (guard := self._guard()) is not None and not guard.may_go_up(self):
+                self._offer = up
+            else:
+                self._send_up(up.payload)
         if self._negotiation.pending:
             self._passes = False
             self._be_patient()
         if up.replies:
-            self._settle(up.outcomes)
-            self._reply(frame(TEXT, encode(up.replies)))
-            self._has_refused = True
+            self._refuse(up)
         if self._has_refused:
             self._end_if_refused()
+
+    def _send_up(self, payload: bytes) -> None:
+        self._messages_up += 1
+        self._bytes_up += len(payload)
+        self.upstream.send(TEXT, payload)
+
+    def _refuse(self, up: Up) -> None:
+        """Tell what does not go up of a payload."""
+        self._settle(up.outcomes)
+        self._carriage.metrics.refused("websocket", up.refused)
+        self._reply(frame(TEXT, encode(up.replies)))
+        self._has_refused = self._has_refused or bool(up.outcomes)
+
+    def _guard(self) -> Guard | None:
+        """What stands between the credential of this and upstream, if anything does."""
+        return self._carriage.handshakes.source.guard(self._credential, self._endpoint)
+
+    def go_up(self) -> None:
+        """Wait no longer with a handshake, nor with what stands behind it."""
+        up, self._offer = self._offer, None
+        if up is None or up.payload is None or self._is_over:
+            return
+        self._send_up(up.payload)
+        self.climb(b"")
+        self.client.let_come()
+
+    def call_off(self) -> None:
+        """Refuse a handshake that waited, with all that came with it."""
+        up, self._offer = self._offer, None
+        if up is None or self._is_over:
+            return
+        _, refusal = self._carriage.handshakes.withheld(self._credential, self._endpoint)
+        replies = [refusal.reply(message) for message in self._negotiation.as_sent(up.batch)]
+        try:
+            self._refuse(Up(None, [], replies, self._negotiation.refuse_pending(refusal.reason)))
+            self._end_if_refused()
+        except Exception as problem:  # noqa: BLE001 - as above
+            self._end(problem)
+
+    def _watch_payload(self, *, came: bool) -> None:
+        """Have a message that was begun end in time; `came` tells that another one did in between."""
+        was_begun, self._is_begun = self._is_begun, self._reader.is_begun
+        if not self._is_begun:
+            self.relay.payloads.stop(self)
+        elif came or not was_begun:
+            self.relay.payloads.start(self)
+
+    @property
+    def holds_client_back(self) -> bool:
+        """Whether there is a reason not to read what the client sends. While a handshake waits there is none at first:
+        only who is read is seen to leave.
+        """
+        return self.upstream.is_full or (self._offer is not None and self._reader.backlog > _BACKLOG_BYTES)
+
+    def heard_again(self) -> None:
+        """Give a message that was begun its time anew, since it was we who did not read it."""
+        if self._is_begun and not self._is_over:
+            self.relay.payloads.start(self)
 
     def _reply(self, reply: bytes) -> None:
         """Send a reply of our own, in between what comes from upstream."""
@@ -318,7 +419,7 @@ class _Socket:
     def _came_down(self, read: Frame) -> None:
         if read.opcode == CLOSE:
             code, text = close_code(read.payload)
-            raise LegEnded("upstream", code or _NO_STATUS, text)
+            raise LegEnded("upstream", code or _NO_STATUS, self._negotiation.unquoted(text))
         if read.opcode in {PING, PONG}:
             if read.payload != _HEARTBEAT or read.opcode == PING:
                 self.client.write(frame(read.opcode, read.payload))
@@ -345,13 +446,22 @@ class _Socket:
 
     def lost(self, leg: "_Leg") -> None:
         """Take note that the connection of a leg is no more."""
+        self.relay.takers.stop(leg)
         if self._unsaid is not None or not self._is_over:
             self._end(LegEnded(leg.side, None))
         if self.client.is_lost and self.upstream.is_lost:
-            self._relay.closing.stop(self)
+            self.relay.closing.stop(self)
             self.count()
-            self._relay.sockets.discard(self)
+            self.relay.sockets.discard(self)
             self._carriage.live.part("websocket", self)
+            if self._carriage.uses is not None:
+                self._carriage.uses.closed()
+            self._carriage.shares.give_back(self._client)
+
+    def stalled(self, leg: "_Leg") -> None:
+        """Cut off a side that does not take what it was sent: it would not take a goodbye either."""
+        self._carriage.metrics.limit("stalled_seconds")
+        leg.transport.abort()
 
     def other(self, leg: "_Leg") -> "_Leg":
         """The other side."""
@@ -370,11 +480,16 @@ class _Socket:
         walk.messages = walk.size = self._bytes_up = self._messages_up = 0
 
     def beat(self) -> None:
-        """Ask each side that said nothing since the last time whether it is still there."""
+        """Part from a client that was identified for a time that is over; else ask each side that said nothing since
+        the last beat whether it is still there.
+        """
         if self._is_over:
             return
+        if self._client.until < inf and self._client.until <= unix_now():
+            self._end(ProofEnded())
+            return
         for leg in (self.client, self.upstream):
-            if self.other(leg).is_full:  # then it is not read, and its pong would not be seen
+            if self._is_held_back(leg):  # its pong would not be seen
                 leg.quiet_beats = 0
             elif leg.quiet_beats == _ASKED:
                 leg.transport.abort()
@@ -383,6 +498,9 @@ class _Socket:
             elif not leg.is_full and (leg is self.upstream or self._walk.is_at_frame):
                 leg.quiet_beats = _ASKED
                 leg.send(PING, _HEARTBEAT)
+
+    def _is_held_back(self, leg: "_Leg") -> bool:
+        return self.holds_client_back if leg is self.client else self.client.is_full
 
     def _end(self, problem: Exception) -> None:
         """Record what got no answer, and close both legs, each in its own words; once.
@@ -399,8 +517,16 @@ class _Socket:
         if end is None:
             log.error("A relayed WebSocket ended by a fault of ours", exc_info=problem)
             end = FAULT
+        if (limit := limit_of(problem)) is not None:
+            self._carriage.metrics.limit(limit)
         self._settle(self._negotiation.abandon(now(), end.unanswered))
-        self._relay.patience.stop(self)
+        for deadlines in (self.relay.patience, self.relay.first_messages, self.relay.payloads):
+            deadlines.stop(self)
+        self._offer = None
+        if (guard := self._guard()) is not None:
+            guard.left(self)
+            if ended is not None and ended.side == "upstream":
+                guard.doubt()
         self._unsaid = end, ended
         self.upstream.close(end.upstream, end.text)
         if ended is None or ended.side == "upstream" or ended.code is None:
@@ -409,7 +535,7 @@ class _Socket:
         self.client.is_deaf = ended.violated
         if self.client.is_full:
             self.upstream.hold_back()
-        self._relay.last_answers.start(self)
+        self.relay.last_answers.start(self)
 
     def _end_again(self, ended: LegEnded | None) -> None:
         """Take note of how a side ended while both are closing."""
@@ -427,8 +553,8 @@ class _Socket:
         if self._unsaid is None:
             return
         (end, ended), self._unsaid = self._unsaid, None
-        self._relay.last_answers.stop(self)
-        self._relay.closing.start(self)
+        self.relay.last_answers.stop(self)
+        self.relay.closing.start(self)
         self.client.close(end.client, end.text, can_speak=self._walk.is_at_frame)
         self.upstream.let_come()
         if ended is not None and ended.code is not None:
@@ -452,7 +578,7 @@ class _Socket:
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         if outcomes:
-            self._carriage.handshakes.settle("websocket", outcomes, self._negotiation.credential, self._endpoint)
+            self._carriage.handshakes.settle("websocket", outcomes, self._negotiation.credential, self._endpoint, self)
 
     def _be_patient(self) -> None:
         """Wait no longer than for the oldest handshake without an answer."""
@@ -460,13 +586,24 @@ class _Socket:
         if since != self._waited_since:
             self._waited_since = since
             if since is None:
-                self._relay.patience.stop(self)
+                self.relay.patience.stop(self)
             else:
-                self._relay.patience.start(self)
+                self.relay.patience.start(self)
 
     def is_kept_waiting(self) -> None:
         """Give up a handshake that upstream does not answer."""
         self._end(HandshakeTimeout())
+
+    def is_silent(self) -> None:
+        """Part from a client that says nothing."""
+        self._end(Silent())
+
+    def is_too_slow(self) -> None:
+        """Part from a client that does not end its message, unless it is we who do not read it."""
+        if self.upstream.is_full or self._offer is not None:
+            self.relay.payloads.start(self)
+        else:
+            self._end(TooSlow())
 
 
 class _Leg(asyncio.BaseProtocol):
@@ -542,12 +679,18 @@ class _Leg(asyncio.BaseProtocol):
     def pause_writing(self) -> None:
         """Backpressure: who does not take what is sent makes the other side wait."""
         self.is_full = True
+        self._socket.relay.takers.start(self)
         if not self.is_silent:
             self._socket.other(self).hold_back()
 
     def resume_writing(self) -> None:
         self.is_full = False
+        self._socket.relay.takers.stop(self)
         self._socket.other(self).let_come()
+
+    def is_stalled(self) -> None:
+        """Give up a side that does not take what it was sent."""
+        self._socket.stalled(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what it was changes nothing
         self.is_lost = self.is_silent = True
@@ -558,6 +701,12 @@ class _ClientLeg(_Leg, asyncio.Protocol):
     __slots__ = ()
 
     side: Side = "client"
+
+    def let_come(self) -> None:
+        """Read again, unless there is another reason not to; once it is closing, there is none."""
+        if self.is_silent or not self._socket.holds_client_back:
+            super().let_come()
+            self._socket.heard_again()
 
     def data_received(self, data: bytes) -> None:
         self.quiet_beats = 0
@@ -599,7 +748,9 @@ _masks: Final = bytearray()
 
 
 def _as_ended(problem: Exception, side: Side) -> Exception:
-    return LegEnded(side, problem.code, violated=True) if isinstance(problem, FrameError) else problem
+    if isinstance(problem, FrameError):
+        return LegEnded(side, problem.code, violated=True, limit=problem.limit)
+    return problem
 
 
 def _check_upgrade(head: Head) -> None:

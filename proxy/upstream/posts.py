@@ -54,7 +54,7 @@ class Prepared:
     head, but for the value of `Content-Length` at its end.
     """
 
-    key: Key
+    key: Key = field(repr=False)  # both hold the credential
     head: bytes = field(repr=False)
 
 

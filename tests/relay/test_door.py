@@ -63,7 +63,10 @@ async def test_client_that_says_the_same_is_judged_once_and_anew_when_it_says_so
 async def test_connection_that_waits_for_its_next_request_is_ended_after_a_while(
     sent: bytes, statuses: list[int]
 ) -> None:
-    async with recording() as upstream, running(upstream.url, {"limits.idle_seconds": 0.1}) as proxied:
+    async with (
+        recording() as upstream,
+        running(upstream.url, {"limits.idle_seconds": 0.1, "limits.head_seconds": 0.1}) as proxied,
+    ):
         async with client(proxied) as one:
             one.send(post())
             assert (await one.answer()).status == 200
@@ -93,7 +96,7 @@ async def test_body_in_chunks_is_refused_once_it_is_too_big_and_not_when_it_is_w
 
 
 async def test_body_that_stops_in_the_middle_of_a_chunk_is_given_up() -> None:
-    async with recording() as upstream, running(upstream.url, {"limits.body_seconds": 0.05}) as proxied:
+    async with recording() as upstream, running(upstream.url, {"limits.payload_seconds": 0.05}) as proxied:
         async with client(proxied) as one:
             one.send(head("Transfer-Encoding: chunked") + b"\r\n2\r\n[")
             assert await one.statuses() == [408]
@@ -143,7 +146,7 @@ async def test_client_that_does_not_read_makes_upstream_wait_and_gets_all_once_i
 
 
 async def test_client_that_reads_nothing_for_too_long_is_cut_off() -> None:
-    async with recording(flood) as upstream, running(upstream.url, {"limits.idle_seconds": 0.2}) as proxied:
+    async with recording(flood) as upstream, running(upstream.url, {"limits.stalled_seconds": 0.2}) as proxied:
         async with client(proxied) as one:
             deafen(one)
             one.send(post())
@@ -171,7 +174,10 @@ async def stuck(proxied: Running, one: Client, asked: Asked) -> Door:
 
 @pytest.mark.parametrize("lines", [[], ["Connection: close"]], ids=["kept alive", "told to close"])
 async def test_client_that_does_not_take_the_end_of_its_answer_is_cut_off(lines: list[str]) -> None:
-    async with recording(hold_on) as upstream, running(upstream.url, {"limits.idle_seconds": 0.3}) as proxied:
+    async with (
+        recording(hold_on) as upstream,
+        running(upstream.url, {"limits.stalled_seconds": 0.3, "limits.idle_seconds": 0.3}) as proxied,
+    ):
         async with client(proxied) as one:
             one.send(post(b"[]", *lines))
             asked = await upstream.next()

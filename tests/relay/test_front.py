@@ -191,7 +191,7 @@ async def test_connections_over_the_limit_are_told_so(upstream: Simulator) -> No
 
 
 async def test_connection_without_a_complete_head_is_ended(upstream: Simulator) -> None:
-    async with running(upstream.url, {"limits.idle_seconds": 0.1}) as proxied:
+    async with running(upstream.url, {"limits.idle_seconds": 0.1, "limits.head_seconds": 0.1}) as proxied:
         assert (await raw(proxied, "POST /cep/realtime HTTP/1.1\r\nHost: local")).startswith(b"HTTP/1.1 408 ")
         assert await raw(proxied, b"") == b""
 

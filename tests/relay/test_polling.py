@@ -16,7 +16,7 @@ from proxy.bayeux.negotiation import AUTHN
 from proxy.demo.simulator import Simulator
 from proxy.gate.endpoints import ENDPOINTS
 from proxy.operations.metrics import Metrics
-from tests.conftest import PASSWORD, VALUES, Message, Running, handshake, running
+from tests.conftest import EVERYTHING, PASSWORD, VALUES, Message, Running, handshake, running
 
 
 TOKEN = base64.b64encode(f"t0815/service:{PASSWORD}".encode()).decode()
@@ -368,7 +368,7 @@ async def test_our_replies_join_upstreams_in_front(upstream: Simulator) -> None:
     publish = {"channel": "/service/x", "id": "7", "data": {}}
     own = handshake(ext={AUTHN: {"token": "b3du"}})
     async with (
-        running(upstream.url, {"handshake.client_authn": "refuse"}) as proxied,
+        running(upstream.url, {"handshake.client_authn": "refuse", "gate.grants": [EVERYTHING]}) as proxied,
         proxied.post([publish, own]) as response,
     ):
         ours, theirs = await answers(response)
@@ -429,7 +429,7 @@ async def test_every_handshake_of_a_mixed_batch_is_settled_while_upstream_is_dow
     await upstream.stop()
     own = handshake(id="2", ext={AUTHN: {"token": "b3du"}})
     async with running(upstream.url, {"handshake.client_authn": "refuse"}) as proxied:
-        async with proxied.post([handshake(), own]) as response:
+        async with proxied.post([own, handshake()]) as response:
             lasting, passing = await answers(response)
             assert (lasting["id"], lasting["advice"]["reconnect"]) == ("2", "none")
             assert (passing["id"], passing["advice"]["reconnect"]) == ("1", "handshake")
@@ -559,7 +559,7 @@ async def test_body_that_is_announced_as_over_the_limit_is_not_waited_for(proxie
 
 
 async def test_body_that_does_not_arrive_is_given_up(upstream: Simulator) -> None:
-    async with running(upstream.url, {"limits.body_seconds": 0.05}) as proxied:
+    async with running(upstream.url, {"limits.payload_seconds": 0.05}) as proxied:
 
         async def stalled() -> Any:
             yield b"["
@@ -579,7 +579,7 @@ async def test_smartrest_passes_unread_where_it_is_switched_on(scripted: Scripte
         return web.Response(text="83,ok\n")
 
     server = await scripted(smartrest)
-    async with running(str(server.make_url("")), {"handshake.smartrest": True}) as proxied:
+    async with running(str(server.make_url("")), {"handshake.smartrest": True, "gate.grants": [EVERYTHING]}) as proxied:
         headers = {"X-Id": "device", "Content-Type": "text/plain"}
         async with proxied.post(b"80\n", headers=headers) as response:
             assert await response.text() == "83,ok\n"

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from tests.conftest import Running, running
+from tests.conftest import EVERYTHING, Running, running
 from tests.relay.raw import (
     EMPTY,
     UPGRADE,
@@ -244,10 +244,10 @@ async def test_client_of_http_1_0_is_told_to_go_ahead_with_nothing() -> None:
 
 async def test_posts_in_one_piece_are_answered_in_order_and_go_up_one_by_one() -> None:
     async with relaying(hold) as (_, upstream, one):
-        one.send(b"".join(post(b'[{"channel":"/%d"}]' % number) for number in range(3)))
+        one.send(b"".join(post(b'[{"channel":"/meta/connect","id":"%d"}]' % number) for number in range(3)))
         for number in range(3):
             asked = await upstream.next()
-            assert asked.body == b'[{"channel":"/%d"}]' % number
+            assert asked.body == b'[{"channel":"/meta/connect","id":"%d"}]' % number
             assert upstream.asked.empty()
             asked.writer.write(EMPTY.replace(b"[]", b"%d " % number))
             assert (await one.answer()).body == b"%d " % number
@@ -531,7 +531,10 @@ async def test_answer_of_which_nothing_was_told_is_made_up_of_refusals() -> None
 async def test_answer_that_comes_before_its_question_is_whole_is_the_last_on_its_connection() -> None:
     """What is left of the question could be taken for the next one."""
     body = b'[{"channel":"/x","data":"' + b"x" * 16_000_000 + b'"}]'
-    async with recording() as upstream, running(upstream.url, {"limits.client_payload_bytes": 1 << 25}) as proxied:
+    async with (
+        recording() as upstream,
+        running(upstream.url, {"limits.client_payload_bytes": 1 << 25, "gate.grants": [EVERYTHING]}) as proxied,
+    ):
         upstream.reads_bodies = False
         upstream.answering = early
         async with client(proxied) as one:

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from proxy.bayeux.negotiation import AUTHN
 from proxy.demo.simulator import Simulator
 from proxy.gate.endpoints import ENDPOINTS
-from tests.conftest import PASSWORD, VALUES, Message, Running, closed, exchange, handshake, receive, running
+from tests.conftest import EVERYTHING, PASSWORD, VALUES, Message, Running, closed, exchange, handshake, receive, running
 
 
 TOKEN = base64.b64encode(f"t0815/service:{PASSWORD}".encode()).decode()
@@ -172,9 +172,9 @@ async def test_first_message_may_be_a_connect_with_an_old_client_id(proxied: Run
     assert reply["successful"] is True
 
 
-async def test_handshake_is_filled_in_anywhere_in_a_batch(proxied: Running, upstream: Simulator) -> None:
+async def test_handshake_is_filled_in_anywhere_in_a_batch(upstream: Simulator) -> None:
     publish = {"channel": "/service/x", "data": {"number": 1}, "id": "7"}
-    async with proxied.socket() as socket:
+    async with running(upstream.url, {"gate.grants": [EVERYTHING]}) as proxied, proxied.socket() as socket:
         await exchange(socket, [publish, handshake()])
 
     assert upstream.messages[1]["ext"][AUTHN] == {"token": TOKEN}

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from proxy.relay.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, FrameReader, close_frame, frame
-from tests.conftest import Running, handshake, running
+from tests.conftest import EVERYTHING, Running, handshake, running
 
 
 MASK = b"\x01\x02\x03\x04"
@@ -164,7 +164,7 @@ async def test_what_a_client_sends_before_it_is_accepted_is_not_lost() -> None:
 
 async def test_much_that_a_client_sends_before_it_is_accepted_is_not_lost() -> None:
     publish = b'[{"channel":"/service/x","data":"' + b"x" * 50_000 + b'"}]'
-    async with raw_upstream() as (url, accepted), running(url) as proxied:
+    async with raw_upstream() as (url, accepted), running(url, {"gate.grants": [EVERYTHING]}) as proxied:
         client = await connected(proxied, SHAKE + frame(TEXT, publish, mask=MASK) * 10)
         upstream = await accepted()
         assert b"com.cumulocity.authn" in (await upstream.receive()).payload
