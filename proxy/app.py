@@ -7,24 +7,33 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Final, Self
+from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
-from proxy.config import Config, source_of
+from proxy.config import Config, GrantSettings, identity_of, secrets_in, source_of
 from proxy.credentials.cookie import CookieSource
 from proxy.credentials.sources import CredentialSource
 from proxy.credentials.stored import SecretDirectory, StoredSource
-from proxy.gate.admission import Gate
+from proxy.gate.admission import Gate, Hosts
+from proxy.gate.clients import DEFAULT_CREDENTIAL
 from proxy.gate.crossing import Crossing
-from proxy.gate.limits import Limits
+from proxy.gate.endpoints import ENDPOINTS
+from proxy.gate.identity import Entry, Identities
+from proxy.gate.keys import digest_of
+from proxy.gate.limits import Limits, Shares
 from proxy.gate.peers import TrustedProxies
-from proxy.operations.admin import admin_application
+from proxy.gate.policy import DEFAULT, Grant, Policy
+from proxy.gate.tokens import KeySet, Tokens
+from proxy.operations.admin import HOSTS_KEY, Admin
 from proxy.operations.live import Live
 from proxy.operations.metrics import Metrics
+from proxy.operations.uses import Uses
 from proxy.relay.carriage import Carriage
 from proxy.relay.door import Listener
 from proxy.relay.front import Front
@@ -33,6 +42,7 @@ from proxy.relay.pages import Page, Pages
 from proxy.relay.polling import PollingRelay
 from proxy.relay.websocket import WebSocketRelay
 from proxy.upstream.client import Upstream
+from proxy.upstream.jwks import KeysAtUrl, KeysInFile
 
 
 log = logging.getLogger(__name__)
@@ -66,16 +76,21 @@ class Proxy:
         self.metrics = Metrics(source_of(config.credentials.default) or "stored")
         self._source = _source(config, self.metrics, clock)
         self._live = Live(self.metrics)
+        self._uses = None if self._source.is_clients_own else Uses(DEFAULT_CREDENTIAL, clock)
+        if self._uses is not None:
+            self.metrics.using(DEFAULT_CREDENTIAL, self._uses.count)
         # One way up, without jar, redirects or limits of its own.
         self._upstream = Upstream(
             config.upstream.url,
-            tls=ssl.create_default_context(cafile=config.upstream.ca_file) if config.upstream.ca_file else None,
+            tls=_trusting(config.upstream.ca_file),
             proxy_url=config.upstream.proxy_url,
             open_seconds=config.upstream.open_timeout_seconds,
             idle_seconds=config.upstream.poll_idle_timeout_seconds,
             max_head_bytes=config.limits.head_bytes,
         )
         self._limits = _limits(config)
+        self._token_keys = _token_keys(config)
+        self._identities = _identities(config, self._token_keys)
         self._pages = Pages({} if pages is None else pages)
         self._listener = self._wire()
         self._started = False
@@ -86,11 +101,14 @@ class Proxy:
     def _wire(self) -> Listener:
         config = self._config
         carriage = Carriage(
+            self._identities,
             Handshakes(
                 self._source,
                 self.metrics,
+                self._limits,
                 client_authn=config.handshake.client_authn,
                 system_of_units=config.handshake.system_of_units,
+                client_id_keys=_client_id_keys(config),
             ),
             self._upstream,
             Crossing(
@@ -101,6 +119,8 @@ class Proxy:
             self._limits,
             self.metrics,
             self._live,
+            Shares(config.limits.client_connections),
+            self._uses,
         )
         front = Front(
             gate=Gate(
@@ -109,6 +129,7 @@ class Proxy:
                 origins=config.gate.origins,
                 relayed_cookies=config.upstream.relayed_cookies,
             ),
+            identify=self._identities.identify,
             metrics=self.metrics,
             trusted_proxies=TrustedProxies(map(ip_network, config.gate.trusted_proxies)),
             pages=self._pages.paths,
@@ -126,6 +147,8 @@ class Proxy:
             for room in (self._upstream, self._websockets, self._polling, self._listener):
                 opened.callback(room.close)
             opened.push_async_callback(self._pages.shutdown, _CUT_OFF_SECONDS)
+            if isinstance(self._token_keys, KeysAtUrl):
+                await opened.enter_async_context(self._token_keys)
             self.public_port = await self._listen("listen", opened, self._serve_clients)
             self._closing = opened.pop_all()
         self._started = True
@@ -143,6 +166,12 @@ class Proxy:
         if left:
             log.warning("%d connections did not leave in time and are cut off", left)
 
+    def secrets(self) -> Iterator[str]:
+        """What this process holds now and no log may show."""
+        yield from self._source.secrets()
+        if (url := self._config.upstream.proxy_url) and (password := urlsplit(url).password):
+            yield from (password, unquote(password))
+
     def _unready(self) -> str | None:
         """Why we cannot serve, or None."""
         if self._live.draining:
@@ -153,8 +182,13 @@ class Proxy:
 
     async def _serve_admin(self, opened: AsyncExitStack) -> int:
         settings = self._config.admin
-        application = admin_application(self.metrics.registry, is_started=lambda: self._started, unready=self._unready)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_CUT_OFF_SECONDS)
+        admin = Admin(
+            self.metrics.registry,
+            Hosts(settings.hosts, listening_on=settings.host, key=HOSTS_KEY, any_address=True),
+            is_started=lambda: self._started,
+            unready=self._unready,
+        )
+        runner = web.ServerRunner(admin.server(), shutdown_timeout=_CUT_OFF_SECONDS)
         await runner.setup()
         opened.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, settings.host, settings.port).start()
@@ -219,18 +253,63 @@ def _source(config: Config, metrics: Metrics, clock: Callable[[], float]) -> Cre
     )
 
 
+TokenKeys = KeysInFile[KeySet] | KeysAtUrl[KeySet]
+
+
+def _token_keys(config: Config) -> TokenKeys | None:
+    """Where the keys come from that tokens of clients are judged by; None where none are."""
+    jwt = config.gate.jwt
+    if jwt.jwks_url is not None:
+        return KeysAtUrl(jwt.jwks_url, KeySet, tls=_trusting(jwt.ca_file))
+    return KeysInFile(jwt.jwks_file, KeySet) if jwt.jwks_file is not None else None
+
+
+def _identities(config: Config, token_keys: TokenKeys | None, *, clock: Callable[[], float] = time.time) -> Identities:
+    """How clients are identified. `clock` gives Unix time, which certificates and tokens go by."""
+    jwt = config.gate.jwt
+    common = {endpoint: Policy([grant]) for endpoint, grant in DEFAULT.items()}
+    if config.gate.grants is not None:
+        common = _policies(config.gate.grants)
+    return Identities(
+        identity_of(config),
+        (
+            Entry(
+                client.name,
+                digest=digest_of(client.key) if client.key else None,
+                certificates=frozenset(client.certificates),
+                subjects=frozenset(client.subjects),
+                credential=client.credential,
+                policies=common if client.grants is None else _policies(client.grants),
+            )
+            for client in config.clients
+        ),
+        policies=common,
+        tokens=Tokens(token_keys, issuer=jwt.issuer or "", audience=jwt.audience or "", clock=clock)
+        if token_keys is not None
+        else None,
+        clock=clock,
+    )
+
+
+def _client_id_keys(config: Config) -> list[bytes]:
+    """What clientIds are tied to clients with, the one in use first."""
+    file = config.gate.client_id_key_file
+    return [] if file is None else secrets_in(file)
+
+
+def _policies(grants: Iterable[GrantSettings]) -> dict[str, Policy]:
+    """What is granted, by endpoint."""
+    return {
+        endpoint: Policy(
+            Grant(grant.subscribe, grant.publish, grant.call) for grant in grants if endpoint in grant.endpoints
+        )
+        for endpoint in ENDPOINTS
+    }
+
+
 def _limits(config: Config) -> Limits:
     limits = config.limits
-    return Limits(
-        connections=limits.connections,
-        head_bytes=limits.head_bytes,
-        idle_seconds=limits.idle_seconds,
-        client_payload_bytes=limits.client_payload_bytes,
-        body_seconds=limits.body_seconds,
-        upstream_payload_bytes=limits.upstream_payload_bytes,
-        handshake_seconds=config.handshake.timeout_seconds,
-        heartbeat_seconds=limits.heartbeat_seconds,
-    )
+    return Limits(**limits.model_dump(), handshake_seconds=config.handshake.timeout_seconds)
 
 
 def _listener_tls(config: Config) -> ssl.SSLContext | None:
@@ -239,4 +318,13 @@ def _listener_tls(config: Config) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tls.certificate_file, tls.key_file, password="")  # never asks a terminal
+    if tls.client_ca_file is not None:
+        context.load_verify_locations(tls.client_ca_file)
+        # Where there are other proofs, too, a client may come without a certificate, but not with a bad one.
+        context.verify_mode = ssl.CERT_REQUIRED if identity_of(config) == ("mtls",) else ssl.CERT_OPTIONAL
     return context
+
+
+def _trusting(authorities: Path | None) -> ssl.SSLContext | None:
+    """What trusts these certificate authorities alone; None for the system's."""
+    return None if authorities is None else ssl.create_default_context(cafile=authorities)

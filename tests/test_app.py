@@ -3,8 +3,11 @@
 import asyncio
 import ssl
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import msgspec
@@ -12,12 +15,20 @@ import pytest
 import trustme
 from aiohttp import WSCloseCode, web
 from aiohttp.test_utils import TestServer
+from cryptography import x509
 
 from proxy.app import CannotListen, Proxy
 from proxy.config import load
+from proxy.credentials.kinds import Credential
+from proxy.credentials.stored import StoredSource
 from proxy.demo.show import show
 from proxy.demo.simulator import Simulator
+from proxy.gate.clients import Client
+from proxy.gate.identity import IdentityUnavailable
+from proxy.gate.keys import generated, stored
+from proxy.head import Head
 from tests.conftest import PASSWORD, VALUES, Running, closed, exchange, handshake, receive, running
+from tests.gate.tokens import AUDIENCE, ISSUER, jwks, public_jwk, token
 
 
 async def probe(proxied: Running, path: str) -> tuple[int, str]:
@@ -75,6 +86,8 @@ async def test_listener_that_cannot_be_opened_is_told_by_its_key(
         "C8Y_REALTIME_PROXY__LISTEN__PORT": str(proxied.proxy.public_port),
         "C8Y_REALTIME_PROXY__ADMIN__PORT": "0",
         "C8Y_REALTIME_PROXY__GATE__HOSTS": '["proxy.example.com"]',
+        "C8Y_REALTIME_PROXY__GATE__IDENTITY": '["none"]',
+        "C8Y_REALTIME_PROXY__GATE__ADMIT_ANYONE": "true",
     }
     with pytest.raises(CannotListen, match=f"^{told}"):
         async with Proxy(load(None, environment | dict(VALUES))):
@@ -110,6 +123,159 @@ async def test_tls_on_both_sides(authority: trustme.CA, tmp_path: Path) -> None:
         async with proxied.post([handshake()]) as response:
             assert (await response.json())[0]["successful"] is True
             assert response.headers["Set-Cookie"].startswith("BAYEUX_BROWSER=")
+
+
+CLIENT_CA: Final = "clients.pem"
+
+
+@pytest.fixture
+def heads(monkeypatch: pytest.MonkeyPatch) -> list[Head]:
+    """The heads of requests as the rooms behind the door come to see them."""
+    seen: list[Head] = []
+    obtain = StoredSource.obtain
+
+    def recording(self: StoredSource, head: Head, endpoint: str) -> Credential:
+        seen.append(head)
+        return obtain(self, head, endpoint)
+
+    monkeypatch.setattr(StoredSource, "obtain", recording)
+    return seen
+
+
+@asynccontextmanager
+async def asking_for_certificates(
+    upstream: Simulator, authority: trustme.CA, directory: Path, shown: trustme.LeafCert | None, *methods: str
+) -> AsyncIterator[Running]:
+    """A proxy that identifies clients by the certificates of an authority, and a client that shows one, or none."""
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    if shown is not None:
+        shown.configure_cert(client)
+    authority.cert_pem.write_to_path(directory / CLIENT_CA)
+    settings = certificate_files(authority, directory) | {
+        "listen.tls.client_ca_file": str(directory / CLIENT_CA),
+        "gate.identity": methods,
+        "clients": [
+            {"name": "press", "certificates": ["press-7", "press.example.com"]},
+            {"name": "hall", "key": stored(HALL)} if "bearer" in methods else {"name": "all", "certificates": ["*"]},
+        ],
+    }
+    async with running(upstream.url, settings, client_tls=client) as proxied:
+        yield proxied
+
+
+HALL: Final = generated("hall")
+
+
+@pytest.mark.parametrize(
+    ("names", "common_name", "subject"),
+    [
+        pytest.param((), "press-7", "press-7", id="common name, as devices have"),
+        pytest.param(("x.example.com", "press.example.com"), None, "press.example.com", id="alternative name"),
+    ],
+)
+@pytest.mark.parametrize("methods", [("mtls",), ("mtls", "bearer")], ids=["alone", "beside keys"])
+async def test_certificate_of_a_client_proves_it_on_both_transports(
+    upstream: Simulator,
+    authority: trustme.CA,
+    tmp_path: Path,
+    heads: list[Head],
+    methods: tuple[str, ...],
+    names: tuple[str, ...],
+    common_name: str | None,
+    subject: str,
+) -> None:
+    issued = authority.issue_cert(*names, common_name=common_name)
+    async with asking_for_certificates(upstream, authority, tmp_path, issued, *methods) as proxied:
+        async with proxied.post([{"channel": "/meta/connect"}]) as response:
+            await response.read()
+        async with proxied.socket():
+            pass
+        known = [proxied.proxy._identities.identify(head) for head in heads]
+    assert [(client.name, client.subject) for client in known] == [("press", subject)] * 2
+    until = x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes()).not_valid_after_utc.timestamp()
+    assert [client.until for client in known] == [until] * 2
+
+
+async def test_client_without_a_certificate_may_prove_itself_otherwise(
+    upstream: Simulator, authority: trustme.CA, tmp_path: Path, heads: list[Head]
+) -> None:
+    async with asking_for_certificates(upstream, authority, tmp_path, None, "mtls", "bearer") as proxied:
+        bearer = {"Authorization": f"Bearer {HALL}"}
+        async with proxied.post([{"channel": "/meta/connect"}], headers=bearer) as response:
+            await response.read()
+        [head] = heads
+        assert head.certificate is None
+        assert proxied.proxy._identities.identify(head).name == "hall"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        pytest.param(lambda _: None, id="none"),
+        pytest.param(lambda _: trustme.CA().issue_cert(common_name="press-7"), id="of another authority"),
+        pytest.param(
+            lambda own: own.issue_cert(common_name="press-7", not_after=datetime.now(UTC) - timedelta(days=1)),
+            id="expired",
+        ),
+    ],
+)
+async def test_certificate_that_is_not_genuine_ends_the_tls_handshake(
+    upstream: Simulator,
+    authority: trustme.CA,
+    tmp_path: Path,
+    heads: list[Head],
+    shown: Callable[[trustme.CA], trustme.LeafCert | None],
+) -> None:
+    methods = ("mtls",) if shown(authority) is None else ("mtls", "bearer")
+    async with asking_for_certificates(upstream, authority, tmp_path, shown(authority), *methods) as proxied:
+        with pytest.raises(aiohttp.ClientError):
+            async with proxied.post([{"channel": "/meta/connect"}]):
+                pass
+    assert heads == []
+
+
+async def test_nobody_is_asked_for_a_certificate_by_default(
+    upstream: Simulator, authority: trustme.CA, tmp_path: Path, heads: list[Head]
+) -> None:
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    authority.issue_cert(common_name="press-7").configure_cert(client)
+    async with running(upstream.url, certificate_files(authority, tmp_path), client_tls=client) as proxied:
+        async with proxied.post([{"channel": "/meta/connect"}]) as response:
+            await response.read()
+    assert [head.certificate for head in heads] == [None]
+
+
+async def identified(proxied: Running, head: Head) -> Client:
+    """Who sent a head, once the keys are there to tell."""
+    while True:
+        try:
+            return proxied.proxy._identities.identify(head)
+        except IdentityUnavailable:
+            await asyncio.sleep(0)
+
+
+async def test_keys_of_tokens_are_fetched_while_the_proxy_runs(upstream: Simulator) -> None:
+    async def serve(_: web.Request) -> web.Response:
+        return web.Response(body=jwks(public_jwk("ES256")))
+
+    issuer = web.Application()
+    issuer.router.add_get("/jwks.json", serve)
+    async with TestServer(issuer, host="localhost") as server:
+        settings = {
+            "gate.identity": ["jwt"],
+            "gate.jwt.jwks_url": str(server.make_url("/jwks.json")),
+            "gate.jwt.issuer": ISSUER,
+            "gate.jwt.audience": AUDIENCE,
+            "clients": [{"name": "people", "subjects": ["*"], "grants": [{"call": ["/service/x"]}]}],
+        }
+        head = Head("POST", "/cep/realtime", (("authorization", f"Bearer {token(exp=time.time() + 60)}"),))
+        async with running(upstream.url, settings) as proxied:
+            client = await identified(proxied, head)
+    assert (client.name, client.subject) == ("people", "ann")
+    assert client.policies["/cep/realtime"].refusal("/service/x", {}) is None
+    assert client.policies["/cep/realtime"].refusal("/service/y", {}) is not None
 
 
 async def test_upstream_with_an_unknown_certificate_gets_no_credential(authority: trustme.CA) -> None:
@@ -151,9 +317,9 @@ async def test_connect_parked_beside_other_messages_gets_its_goodbye_and_they_th
         [shaken] = await response.json()
         cookies = {"Cookie": response.headers["Set-Cookie"].partition(";")[0]}
     connect = {"channel": "/meta/connect", "id": "7", "clientId": shaken["clientId"]}
-    publish = {"channel": "/service/x", "id": "8", "data": {}, "clientId": shaken["clientId"]}
+    subscribe = {"channel": "/meta/subscribe", "id": "8", "subscription": "/alarms/1", "clientId": shaken["clientId"]}
     async with asyncio.TaskGroup() as group:
-        parked = group.create_task(posted(proxied, [connect, publish], cookies))
+        parked = group.create_task(posted(proxied, [connect, subscribe], cookies))
         await upstream.until(lambda: upstream.held_connects == 1)
         await proxied.proxy.drain()
         goodbye, failed = await parked

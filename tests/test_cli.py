@@ -1,6 +1,8 @@
 """The command as its user runs it."""
 
+import argparse
 import asyncio
+import base64
 import os
 import re
 import resource
@@ -10,13 +12,16 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from textwrap import dedent
 
 import aiohttp
 import pytest
+import trustme
 
-from proxy import __version__
+from proxy import __version__, cli
 from proxy.demo.simulator import Simulator
-from tests.conftest import PASSWORD, VALUES, exchange, handshake
+from proxy.gate.keys import name_in, stored
+from tests.conftest import CLIENT_ID_KEY_FILE, PASSWORD, VALUES, exchange, handshake
 
 
 FREE_PORTS = {"C8Y_REALTIME_PROXY__LISTEN__PORT": "0", "C8Y_REALTIME_PROXY__ADMIN__PORT": "0"}
@@ -78,6 +83,77 @@ async def test_it_may_open_as_many_files_as_the_system_lets_it(upstream: Simulat
         assert await asyncio.wait_for(process.wait(), 25) == 0
 
 
+def command_line_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+async def test_secrets_are_not_on_the_command_line_nor_in_the_log(upstream: Simulator) -> None:
+    environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": upstream.url, "C8Y_REALTIME_PROXY__LOG__LEVEL": "DEBUG"}
+    async with serving(environment | {"PYTHONASYNCIODEBUG": "1"}) as (process, url):
+        assert PASSWORD not in command_line_of(process.pid)
+        async with aiohttp.ClientSession() as client, client.get(url, headers={"Cookie": PASSWORD * 1000}) as response:
+            assert PASSWORD not in await response.text()
+        process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.wait_for(process.communicate(), 25)
+    assert b"Draining" in errors
+    assert PASSWORD.encode() not in errors
+
+
+async def test_log_of_a_running_proxy_hides_what_is_stored() -> None:
+    environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": "http://localhost:1"}
+    sent = base64.b64encode(f"t0815/service:{PASSWORD}".encode()).decode()
+    program = f"""
+import logging, sys, proxy.app, proxy.cli
+drain = proxy.app.Proxy.drain
+async def telling(self):
+    logging.error("We know %s and %s", {PASSWORD!r}, {sent!r})
+    await drain(self)
+proxy.app.Proxy.drain = telling
+sys.exit(proxy.cli.main(["run"]))
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stderr=PIPE, env=os.environ | environment
+    )
+    assert process.stderr is not None
+    while b"public listener" not in await process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, errors = await asyncio.wait_for(process.communicate(), 25)
+    assert b"We know *** and ***\n" in errors
+    assert process.returncode == 0
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Every option and argument of a parser and of its commands."""
+    found: set[str] = set()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(*map(options_of, action.choices.values()))
+        else:
+            found.update(action.option_strings or [action.dest])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param(["--password", PASSWORD], "unrecognized arguments: --password", id="a name and a value"),
+        pytest.param([f"--token={PASSWORD}"], "unrecognized arguments: --token", id="in one word"),
+        pytest.param([PASSWORD], "unrecognized arguments", id="a value"),
+    ],
+)
+async def test_value_that_no_option_takes_is_not_repeated(arguments: list[str], told: str) -> None:
+    code, output, errors = await command("run", *arguments)
+
+    assert (code, output) == (2, "")
+    assert errors.splitlines()[-1] == f"c8y-realtime-proxy: error: {told}"
+    assert PASSWORD not in errors
+
+
+def test_no_option_takes_a_secret() -> None:
+    assert options_of(cli._parser()) == {"-h", "--help", "--version", "--config", "name"}
+
+
 async def test_second_signal_changes_nothing(upstream: Simulator) -> None:
     environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": upstream.url}
     async with serving(environment) as (process, _):
@@ -113,7 +189,11 @@ async def test_check_prints_every_problem_at_once_and_exits_2(tmp_path: Path) ->
             "(credentials.default.directory, or C8Y_TENANT, C8Y_USER and C8Y_PASSWORD)"
         ),
         "gate.hosts: expected the names this proxy is reached by, since it listens beyond loopback",
-        "5 problems in the configuration",
+        (
+            "gate.identity: expected some of basic, bearer, mtls and jwt, since this listens beyond loopback; "
+            'to let anyone in who reaches it, say ["none"] here and admit_anyone = true beside it'
+        ),
+        "6 problems in the configuration",
     ]
 
 
@@ -146,8 +226,124 @@ async def test_version_is_told() -> None:
 
 
 @pytest.mark.parametrize("home", ["sidecar", "edge", "frontdoor"])
-async def test_every_example_configuration_passes_check(home: str) -> None:
-    file = Path(__file__).parent.parent / "config" / f"{home}.toml"
+async def test_every_example_configuration_passes_check_with_its_files_in_place(home: str, tmp_path: Path) -> None:
+    issued = trustme.CA().issue_cert("gateway.example.com")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
+    (tmp_path / "client-id-key").write_text("a secret of tests, which is none\n")
+    example = (Path(__file__).parent.parent / "config" / f"{home}.toml").read_text()
+    file = tmp_path / "proxy.toml"
+    file.write_text(example.replace("/etc/c8y-realtime-proxy/", f"{tmp_path}/"))
     code, output, errors = await command("check", "--config", str(file))
 
     assert (code, output, errors) == (0, "The configuration is valid\n", "")
+
+
+# Clients --------------------------------------------------------------------------------------------------------------
+
+
+def text_of(file: Path) -> str:
+    return file.read_text()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A configuration that asks for keys."""
+    made = tmp_path / "proxy.toml"
+    made.write_text(
+        dedent(f"""
+        [upstream]
+        url = "https://tenant.example.com"
+        [credentials.default]
+        directory = "{tmp_path}"
+        [gate]
+        identity = ["basic", "bearer"]
+        client_id_key_file = "{CLIENT_ID_KEY_FILE}"
+        [[clients]]
+        name = "press"
+        key = "sha256:{"0" * 64}"
+        [[clients.grants]]
+        subscribe = ["/alarms/*", "/measurements/4711"]
+        endpoints = ["/cep/realtime"]
+        [[clients.grants]]
+        call = ["/service/x"]
+        """)
+    )
+    return made
+
+
+async def test_added_client_may_come_in_with_the_key_that_is_alone_on_standard_output(file: Path) -> None:
+    code, output, errors = await command("clients", "add", "hall-2", "--config", str(file))
+
+    assert code == 0
+    key = output.removesuffix("\n")
+    assert name_in(key) == "hall-2"
+    assert key not in errors
+    for said in ("Authorization: Bearer", "hall-2 as user", "started again", "cannot be shown again"):
+        assert said in errors
+    assert f'name = "hall-2"\nkey = "{stored(key)}"\n' in text_of(file)
+    assert key not in text_of(file)
+    assert (await command("check", "--config", str(file)))[0] == 0
+
+
+async def test_without_a_file_what_belongs_into_it_is_told() -> None:
+    code, output, errors = await command("clients", "add", "hall-2")
+
+    assert code == 0
+    assert f'[[clients]]\nname = "hall-2"\nkey = "{stored(output.strip())}"\n' in errors
+
+
+async def test_clients_are_listed_without_their_digests(file: Path) -> None:
+    await command("clients", "add", "hall-2", "--config", str(file))
+    code, output, errors = await command("clients", "list", "--config", str(file))
+
+    assert (code, errors) == (0, "")
+    assert output.splitlines() == [
+        "NAME    PROVED BY  CREDENTIAL  MAY",
+        ("press   a key      default     subscribe /alarms/*, /measurements/4711 at /cep/realtime; call /service/x"),
+        "hall-2  a key      default     as gate.grants says",
+    ]
+
+
+async def test_removed_client_is_gone(file: Path) -> None:
+    before = text_of(file)
+    await command("clients", "add", "hall-2", "--config", str(file))
+    code, output, errors = await command("clients", "remove", "hall-2", "--config", str(file))
+
+    assert (code, output) == (0, "")
+    assert "Its key is good until the proxy is started again" in errors
+    assert text_of(file) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param(("add", "press"), "press: expected a new name", id="taken"),
+        pytest.param(("add", "PRESS"), "by more than upper and lower case", id="taken in other case"),
+        pytest.param(("add", "a b"), "NAME: expected 1 to 64 letters, digits, - and _", id="no name"),
+        pytest.param(("remove", "nobody"), "nobody: expected the name of a client", id="unknown"),
+    ],
+)
+async def test_what_cannot_be_done_is_told_and_changes_nothing(
+    file: Path, arguments: tuple[str, str], told: str
+) -> None:
+    before = text_of(file)
+    code, output, errors = await command("clients", *arguments, "--config", str(file))
+
+    assert (code, output) == (2, "")
+    assert told in errors
+    assert text_of(file) == before
+
+
+@pytest.mark.parametrize("action", [("add", "x"), ("list",), ("remove", "x")], ids=lambda action: str(action[0]))
+async def test_file_that_is_not_there_or_no_toml_is_named(tmp_path: Path, action: tuple[str, ...]) -> None:
+    for file in (tmp_path / "none.toml", Path(__file__)):
+        code, output, errors = await command("clients", *action, "--config", str(file))
+        assert (code, output) == (2, "")
+        assert str(file) in errors
+
+
+async def test_clients_of_the_environment_are_told_to_count_in_place_of_those_of_the_file(file: Path) -> None:
+    variable = "C8Y_REALTIME_PROXY__CLIENTS"
+    _, _, errors = await command("clients", "add", "x", "--config", str(file), environment={variable: "[]"})
+    assert f"{variable} is set" in errors

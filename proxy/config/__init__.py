@@ -6,8 +6,23 @@ reads it.
 3. Only what wires sees this room; every other one receives plain values.
 """
 
-from proxy.config.loading import BadConfiguration, Problem, load
-from proxy.config.tree import PREFIX, Config, source_of, variable_of
+from proxy.config.identities import secrets_in
+from proxy.config.loading import BadConfiguration, clients_in, load
+from proxy.config.problems import Problem
+from proxy.config.tree import PREFIX, ClientSettings, Config, GrantSettings, identity_of, source_of, variable_of
 
 
-__all__ = ["PREFIX", "BadConfiguration", "Config", "Problem", "load", "source_of", "variable_of"]
+__all__ = [
+    "PREFIX",
+    "BadConfiguration",
+    "ClientSettings",
+    "Config",
+    "GrantSettings",
+    "Problem",
+    "clients_in",
+    "identity_of",
+    "load",
+    "secrets_in",
+    "source_of",
+    "variable_of",
+]

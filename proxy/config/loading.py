@@ -3,37 +3,38 @@
 import difflib
 import ssl
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, get_origin
+from typing import Any, Final
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from proxy.bayeux.negotiation import ClientAuthn
-from proxy.config.tree import PREFIX, Config, keys_of, source_of, variable_of
+from proxy.config.identities import content_problems, identity_contradictions
+from proxy.config.problems import Problem, Told
+from proxy.config.tree import (
+    PREFIX,
+    ClientSettings,
+    Config,
+    is_list,
+    keys_of,
+    source_of,
+    table_of,
+    tables_of,
+    variable_of,
+)
 from proxy.credentials.stored import BrokenCredential, credential_from
 from proxy.gate.admission import is_loopback
 
 
+_CLIENTS: Final = "clients"
 _PLATFORM_VALUES: Final = {
     "C8Y_TENANT": "tenant",
     "C8Y_USER": "user",
     "C8Y_PASSWORD": "password",
     "C8Y_TOKEN": "token",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong: the key or variable, and what was expected."""
-
-    where: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.text}"
 
 
 class BadConfiguration(Exception):
@@ -59,6 +60,16 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Config:
     if loading.problems:
         raise BadConfiguration(loading.problems)
     return config
+
+
+def clients_in(file: Path) -> tuple[ClientSettings, ...]:
+    """The clients that a file has, whatever is wrong beside them. Raises BadConfiguration for what is wrong in them."""
+    loading = _Loading()
+    loading.read(file)
+    config = loading.validated()
+    if wrong := [problem for problem in loading.problems if problem.where.startswith((_CLIENTS, str(file)))]:
+        raise BadConfiguration(wrong)
+    return config.clients
 
 
 class _Loading:
@@ -104,11 +115,12 @@ class _Loading:
             key, field = known[variable]
             self._variables[key] = variable
             value: object = environment[variable]
-            if get_origin(field.annotation) is tuple:
+            if is_list(field):
+                kind, told = _IN_JSON[table_of(field) is not None]
                 try:
-                    value = msgspec.json.decode(environment[variable], type=list[str])
-                except (msgspec.MsgspecError, UnicodeError):
-                    self._note(key, 'expected a JSON list of texts, such as ["one", "two"]')
+                    value = msgspec.json.decode(environment[variable], type=kind)
+                except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                    self._note(key, told)
                     continue
             _set(self._tree, key, value)
         if not _get(self._tree, "upstream.url") and environment.get("C8Y_BASEURL"):
@@ -122,8 +134,8 @@ class _Loading:
                 return Config.model_validate(self._tree)
             except ValidationError as error:
                 for fault in error.errors(include_url=False, include_input=False):
-                    path = [part for part in fault["loc"] if isinstance(part, str)]
-                    self._note(".".join(path), _told(fault))
+                    path, entries = _split(fault["loc"])
+                    self._note(_written(path), _told(fault, path, entries))
                     _drop(self._tree, path)
 
     def look_for_contradictions(self, config: Config) -> None:
@@ -134,25 +146,59 @@ class _Loading:
             return
         for problem, *sources in _contradictions(config):
             keys = (problem.where, *sources)
-            if not any(key == wrong or key.startswith(f"{wrong}.") for key in keys for wrong in self._wrong):
+            if not any(
+                key == wrong or key.startswith((f"{wrong}.", f"{wrong}[")) for key in keys for wrong in self._wrong
+            ):
                 self.problems.append(problem)
 
     def _note(self, key: str, text: str) -> None:
         self._wrong.add(key)
-        self.problems.append(Problem(self._variables.get(key, key), text))
+        base, bracket, entry = key.partition("[")
+        self.problems.append(Problem(self._variables.get(base, base) + bracket + entry, text))
 
 
-def _told(fault: Mapping[str, Any]) -> str:
+_IN_JSON: Final[dict[bool, tuple[Any, str]]] = {
+    False: (list[str], 'expected a JSON list of texts, such as ["one", "two"]'),
+    True: (list[dict[str, Any]], 'expected a JSON list of tables, such as [{"name": "one"}]'),
+}
+"""What the value of a list is in the environment, of texts and of tables."""
+
+_Path = tuple[str | int, ...]
+
+
+def _split(loc: _Path) -> tuple[_Path, _Path]:
+    """Where a fault is: the path of its key, and the entries within the value of that."""
+    last = max((place for place, part in enumerate(loc) if isinstance(part, str)), default=-1)
+    return loc[: last + 1], loc[last + 1 :]
+
+
+def _written(path: _Path) -> str:
+    """A path as people write it. Entries are counted from 1."""
+    return "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def _told(fault: Mapping[str, Any], path: _Path, entries: _Path) -> str:
     """A fault that pydantic found, in our words."""
     if fault["type"] == "extra_forbidden":
-        key = ".".join(map(str, fault["loc"]))
-        if any(key == known for known, _ in keys_of(Config)):
+        known = _keys_beside(path)
+        key = _written(path)
+        if key in known:
             return "is quoted as one name: write it without the quotes, or as a key of its table"
-        return f"is not a key of ours{_nearest(key, (known for known, _ in keys_of(Config)))}"
+        return f"is not a key of ours{_nearest(key, known)}"
     message = _EXPECTED.get(fault["type"]) or str(fault["msg"])
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    entries = [f" (entry {part + 1})" for part in fault["loc"] if isinstance(part, int)]
-    return (message if message.startswith("expected") else f"expected {message}") + "".join(entries)
+    told = [f" (entry {part + 1})" for part in entries if isinstance(part, int)]
+    return (message if message.startswith("expected") else f"expected {message}") + "".join(told)
+
+
+def _keys_beside(path: _Path) -> list[str]:
+    """The keys that could have been meant by one that is none."""
+    within = max((place for place, part in enumerate(path) if isinstance(part, int)), default=-1)
+    if within < 0:
+        return [key for key, _ in keys_of(Config)]
+    name = ".".join(part for part in path[:within] if isinstance(part, str))
+    table: type[BaseModel] = dict(tables_of(Config))[name]
+    return [f"{_written(path[: within + 1])}.{key}" for key, _ in keys_of(table)]
 
 
 _EXPECTED: Final = {
@@ -166,7 +212,7 @@ _EXPECTED: Final = {
 """What pydantic's types of fault amount to, where its own messages speak to programmers."""
 
 
-def _contradictions(config: Config) -> Iterator[tuple[Problem, *tuple[str, ...]]]:
+def _contradictions(config: Config) -> Iterator[Told]:
     """What is wrong when keys are seen together, each with the further keys that it follows from."""
     if not config.upstream.url:
         yield (Problem("upstream.url", "expected the address of the tenant: set it, or C8Y_BASEURL"),)
@@ -176,10 +222,11 @@ def _contradictions(config: Config) -> Iterator[tuple[Problem, *tuple[str, ...]]
         yield Problem("gate.hosts", text), "listen.host"
     if (config.admin.host, config.admin.port) == (config.listen.host, config.listen.port) and config.admin.port:
         yield Problem("admin.port", "expected another port than that of listen.port"), "listen.port", "admin.host"
+    yield from identity_contradictions(config)
     yield from ((problem,) for problem in _file_problems(config))
 
 
-def _source_contradictions(config: Config) -> Iterator[tuple[Problem, *tuple[str, ...]]]:
+def _source_contradictions(config: Config) -> Iterator[Told]:
     settings = config.credentials.default
     source_key, directory_key = "credentials.default.source", "credentials.default.directory"
     match source_of(settings):
@@ -214,11 +261,19 @@ def _file_problems(config: Config) -> Iterator[Problem]:
     files = {
         "listen.tls.certificate_file": tls.certificate_file,
         "listen.tls.key_file": tls.key_file,
+        "listen.tls.client_ca_file": tls.client_ca_file,
         "upstream.ca_file": config.upstream.ca_file,
+        "gate.client_id_key_file": config.gate.client_id_key_file,
+        "gate.jwt.jwks_file": config.gate.jwt.jwks_file,
+        "gate.jwt.ca_file": config.gate.jwt.ca_file,
     }
     unreadable = {key: reason for key, file in files.items() if file and (reason := _unreadable(file))}
     yield from (Problem(key, f"cannot be read: {reason}") for key, reason in unreadable.items())
-    if tls.certificate_file and tls.key_file and not any(key.startswith("listen.tls") for key in unreadable):
+    if (
+        tls.certificate_file
+        and tls.key_file
+        and not unreadable.keys() & {"listen.tls.certificate_file", "listen.tls.key_file"}
+    ):
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
                 tls.certificate_file, tls.key_file, password=""
@@ -227,11 +282,13 @@ def _file_problems(config: Config) -> Iterator[Problem]:
             foreign = error.reason == "KEY_VALUES_MISMATCH"
             text = "the key of certificate_file" if foreign else "PEM in both files, and the key without a passphrase"
             yield Problem("listen.tls.key_file" if foreign else "listen.tls", f"expected {text}")
-    if config.upstream.ca_file and "upstream.ca_file" not in unreadable:
-        try:
-            ssl.create_default_context(cafile=config.upstream.ca_file)
-        except ssl.SSLError:
-            yield Problem("upstream.ca_file", "expected certificates in PEM")
+    for key in ("upstream.ca_file", "listen.tls.client_ca_file", "gate.jwt.ca_file"):
+        if (file := files[key]) and key not in unreadable:
+            try:
+                ssl.create_default_context(cafile=file)
+            except ssl.SSLError:
+                yield Problem(key, "expected certificates in PEM")
+    yield from content_problems(config, unreadable)
 
 
 def _unreadable(file: Path) -> str | None:
@@ -265,7 +322,8 @@ def _set(tree: dict[str, Any], key: str, value: object) -> None:
     tree[name] = value
 
 
-def _drop(tree: dict[str, Any], path: Sequence[str]) -> None:
-    for section in path[:-1]:
-        tree = tree.get(section, {})
+def _drop(tree: Any, path: _Path) -> None:
+    """Take a key out, unless what it stands in was taken out before."""
+    for part in path[:-1]:
+        tree = tree[part] if isinstance(part, int) and isinstance(tree, list) else tree.get(part, {})
     tree.pop(path[-1], None)

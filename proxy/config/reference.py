@@ -3,12 +3,14 @@
 import enum
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Final, Literal, get_args, get_origin
 
 import msgspec
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from proxy.config.tree import Config, keys_of
+from proxy.config.tree import Config, keys_of, tables_of
+from proxy.gate.endpoints import ENDPOINTS
 
 
 _INTRODUCTION = """\
@@ -16,6 +18,7 @@ _INTRODUCTION = """\
 
 Every key can stand in a TOML file (`c8y-realtime-proxy run --config FILE.toml`) and in an environment variable, which
 wins: `gate.hosts` is `C8Y_REALTIME_PROXY__GATE__HOSTS`, and as it is a list, its value is JSON (`["one", "two"]`).
+So is that of a list of tables: `C8Y_REALTIME_PROXY__CLIENTS` holds `[{"name": "one", "key": "sha256:..."}]`.
 `c8y-realtime-proxy check --config FILE.toml` prints every problem at once. `config/` has a commented example for each
 home, and a schema for editors. This page is generated from the code by `make reference`.
 
@@ -36,13 +39,32 @@ def reference() -> str:
     return "".join(_page())
 
 
+_TABLE: Final = "| key | expects | default | |\n|---|---|---|---|\n"
+
+
 def _page() -> Iterator[str]:
     yield _INTRODUCTION
     section = None
     for key, field in keys_of(Config):
+        if "." not in key:  # a list of tables, told below
+            continue
         if section != (section := key.rpartition(".")[0]):
-            yield f"\n## {section}\n\n| key | expects | default | |\n|---|---|---|---|\n"
-        yield f"| `{key}` | {_expected(field.annotation)} | {_default(field)} | {field.description} |\n"
+            yield f"\n## {section}\n\n{_TABLE}"
+        yield _row(key, field)
+    for key, table in tables_of(Config):
+        yield f"\n## {key}\n\n{_introduced(key, table)} In TOML, each is a `[[{key}]]` of its own.\n\n{_TABLE}"
+        for name, field in keys_of(table):
+            yield _row(name, field)
+
+
+def _introduced(key: str, table: type[BaseModel]) -> str:
+    """What a list of tables is for, in one sentence."""
+    said = (table.__doc__ or "").strip().rstrip(".")
+    return f"A list of tables. {said}{' for the client above it' if key == 'clients.grants' else ''}."
+
+
+def _row(key: str, field: FieldInfo) -> str:
+    return f"| `{key}` | {_expected(field.annotation)} | {_default(field)} | {field.description} |\n"
 
 
 def _expected(annotation: object) -> str:
@@ -51,7 +73,10 @@ def _expected(annotation: object) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{argument}`" for argument in arguments)
     if get_origin(annotation) is tuple:
-        return "list of texts"
+        [entry, *_] = arguments
+        if get_origin(entry) is Literal:
+            return f"list of {_expected(entry)}"
+        return "list of tables" if isinstance(entry, type) and issubclass(entry, BaseModel) else "list of texts"
     if arguments:  # optional, or annotated with its bounds
         return _expected(arguments[0])
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
@@ -67,6 +92,8 @@ def _default(field: FieldInfo) -> str:
     match default:
         case None | "" | ():
             return ""
+        case tuple() if default == ENDPOINTS:
+            return "all"
         case bool():
             return f"`{str(default).lower()}`"
         case tuple():

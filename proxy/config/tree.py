@@ -1,7 +1,7 @@
 """The sections and keys, each with its default, its bounds and a sentence about it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
@@ -9,19 +9,26 @@ from pydantic.fields import FieldInfo
 from proxy.bayeux.negotiation import ClientAuthn
 from proxy.config.values import (
     Bytes,
+    ClientName,
     CookieName,
+    Count,
+    Endpoint,
     FilePath,
     HeaderValue,
     Host,
+    JwksUrl,
     ListeningHost,
     Network,
     Number,
     Origin,
+    Pattern,
     Port,
     ProxyUrl,
+    Said,
     Seconds,
-    WholeNumber,
+    StoredKey,
 )
+from proxy.gate.endpoints import ENDPOINTS
 
 
 PREFIX: Final = "C8Y_REALTIME_PROXY__"
@@ -32,10 +39,13 @@ class _Section(BaseModel):
 
 
 class Tls(_Section):
-    """The certificate of the public listener; both files or neither."""
+    """The certificate of the public listener, both files or neither; and whose certificates clients may show."""
 
     certificate_file: FilePath | None = Field(None, description="Certificate chain in PEM.")
     key_file: FilePath | None = Field(None, description="Its private key in PEM.")
+    client_ca_file: FilePath | None = Field(
+        None, description="Certificate authorities in PEM that certificates of clients are verified by, for mtls."
+    )
 
 
 class Listen(_Section):
@@ -51,6 +61,9 @@ class Admin(_Section):
 
     host: ListeningHost = Field("127.0.0.1", description="Address or name to listen on.")
     port: Port = Field(9090, description="Port; 0 takes a free one.")
+    hosts: tuple[Host, ...] = Field(
+        (), description="Host names that this listener answers to, beside localhost and any address."
+    )
 
 
 class Upstream(_Section):
@@ -113,8 +126,67 @@ class Handshake(_Section):
     timeout_seconds: Seconds = Field(30.0, description="How long upstream may take over a handshake.")
 
 
+class GrantSettings(_Section):
+    """What may be done at some endpoints."""
+
+    endpoints: tuple[Endpoint, ...] = Field(
+        ENDPOINTS, description="Where this is granted; everywhere when it is left out."
+    )
+    subscribe: tuple[Pattern, ...] = Field((), description="Channels to hear.")
+    publish: tuple[Pattern, ...] = Field((), description="Channels to publish to.")
+    call: tuple[Pattern, ...] = Field((), description="Services to call, each beginning with /service/.")
+
+
+class JwtSettings(_Section):
+    """Whose JSON Web Tokens are believed, for jwt."""
+
+    jwks_file: FilePath | None = Field(None, description="A JSON Web Key Set; looked at again with every token.")
+    jwks_url: JwksUrl | None = Field(
+        None,
+        repr=False,
+        description="Or where to fetch one: every hour, and when a token names a key that is not there.",
+    )
+    ca_file: FilePath | None = Field(None, description="Certificate authorities in PEM for that, not the system's.")
+    issuer: Said | None = Field(None, description="The `iss` that a token must have.")
+    audience: Said | None = Field(None, description="The `aud` that a token must have, alone or among others.")
+
+
+IdentityMethod = Literal["none", "own", "basic", "bearer", "mtls", "jwt"]
+
+
+class ClientSettings(_Section):
+    """A client, how it proves itself, and what it may do."""
+
+    name: ClientName = Field("", description="Letters, digits, - and _, at most 64.")
+    key: StoredKey | None = Field(
+        None, repr=False, description="The digest of its key, for basic and bearer; `clients add` makes both."
+    )
+    certificates: tuple[Said, ...] = Field(
+        (), description="Names in its certificate, for mtls: common name, DNS, URI or email. `*`: any certificate."
+    )
+    subjects: tuple[Said, ...] = Field((), description="The `sub` of its tokens, for jwt. `*`: any token.")
+    credential: Said = Field("default", description="The credential that goes up for it.")
+    grants: tuple[GrantSettings, ...] | None = Field(
+        None, description="What it may do; `gate.grants` when it is left out."
+    )
+
+
 class GateSettings(_Section):
     """Who may come in."""
+
+    identity: tuple[IdentityMethod, ...] = Field(
+        (),
+        description="How clients prove who they are: none, own, or any of basic, bearer, mtls and jwt. Left out, it is "
+        "own where credentials.default.source is cookie, and none elsewhere.",
+    )
+    admit_anyone: bool = Field(
+        default=False, description="Beyond loopback, none has to be said twice: here, and in gate.identity."
+    )
+    client_id_key_file: FilePath | None = Field(
+        None,
+        description="What clientIds are bound to their client with: a secret per line, the first one signs. Required "
+        "unless identity is none.",
+    )
 
     origins: tuple[Origin, ...] = Field(
         (), description="Origins of the pages that may come in. Empty: no browser at all."
@@ -125,21 +197,44 @@ class GateSettings(_Section):
     trusted_proxies: tuple[Network, ...] = Field(
         (), description="Networks whose X-Forwarded-For and X-Forwarded-Proto are believed. Empty: none is."
     )
+    grants: tuple[GrantSettings, ...] | None = Field(
+        None,
+        description="What clients may do without grants of their own. Left out: hear the platform's data channels.",
+    )
+    jwt: JwtSettings = Field(default_factory=JwtSettings)
 
 
 class LimitSettings(_Section):
     """How much and how long."""
 
-    connections: WholeNumber = Field(10_000, gt=0, lt=2**31, description="Client connections; those beyond it get 429.")
+    connections: Count = Field(10_000, description="Client connections; those beyond it get 429.")
+    strangers: Count = Field(
+        2_000,
+        description="Client connections that sent no request that may come in; beyond it the oldest is cut off.",
+    )
+    client_connections: Count = Field(
+        1_000, description="Open WebSockets and POSTs being answered, of one client that has an identity."
+    )
+    client_handshakes: Count = Field(600, description="Handshakes per minute of one client that has an identity.")
+    address_handshakes: Count = Field(600, description="Handshakes per minute from one address beyond loopback.")
+    idle_seconds: Seconds = Field(75.0, description="A client connection on which no request was begun.")
+    head_seconds: Seconds = Field(10.0, description="For the head of a request to arrive, once it was begun.")
+    first_message_seconds: Seconds = Field(30.0, description="For the first message of a WebSocket to arrive.")
+    payload_seconds: Seconds = Field(
+        10.0, description="For a payload of a client to arrive: the body of a POST, or a message once it was begun."
+    )
+    stalled_seconds: Seconds = Field(
+        60.0, description="For a side to take what it was sent, once it holds the other up."
+    )
     head_bytes: Bytes = Field(65_536, description="The head of a request, or of an answer. SSO cookies are long.")
-    idle_seconds: Seconds = Field(75.0, description="A client connection without a complete request head.")
     client_payload_bytes: Bytes = Field(
         1024 * 1024, description="One payload of a client: a message of a WebSocket, or the body of a POST."
     )
-    body_seconds: Seconds = Field(10.0, description="For the body of a POST to arrive.")
     upstream_payload_bytes: Bytes = Field(
         32 * 1024 * 1024, description="One payload from upstream. The platform's own limit is 16 MB."
     )
+    batch_messages: Count = Field(1_000, description="Messages in one payload of a client.")
+    fragments: Count = Field(4_096, description="Frames that one message of a client may come in.")
     heartbeat_seconds: Seconds = Field(30.0, description="Between pings on a quiet WebSocket, on either side.")
 
 
@@ -169,6 +264,7 @@ class Config(_Section):
     credentials: Credentials = Field(default_factory=Credentials)
     handshake: Handshake = Field(default_factory=Handshake)
     gate: GateSettings = Field(default_factory=GateSettings)
+    clients: tuple[ClientSettings, ...] = Field((), description="The clients, for basic, bearer, mtls and jwt.")
     limits: LimitSettings = Field(default_factory=LimitSettings)
     drain: Drain = Field(default_factory=Drain)
     log: Log = Field(default_factory=Log)
@@ -181,6 +277,13 @@ def source_of(settings: CredentialSettings) -> Literal["stored", "cookie"] | Non
     return settings.source
 
 
+def identity_of(config: Config) -> tuple[IdentityMethod, ...]:
+    """The ways to prove an identity that the settings amount to."""
+    if config.gate.identity:
+        return tuple(dict.fromkeys(config.gate.identity))
+    return ("own",) if source_of(config.credentials.default) == "cookie" else ("none",)
+
+
 def keys_of(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every key of the tree, dotted, with its field."""
     for name, field in section.model_fields.items():
@@ -188,6 +291,27 @@ def keys_of(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, Fie
             yield from keys_of(field.annotation, f"{path}{name}.")
         else:
             yield path + name, field
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether a key holds a list."""
+    return any(get_origin(kind) is tuple for kind in (field.annotation, *get_args(field.annotation)))
+
+
+def table_of(field: FieldInfo) -> type[BaseModel] | None:
+    """What each entry of a list of tables is; None for any other key."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if get_origin(kind) is tuple and isinstance(entry := get_args(kind)[0], type) and issubclass(entry, BaseModel):
+            return entry
+    return None
+
+
+def tables_of(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every list of tables of the tree, with what its entries are; those within entries, too."""
+    for key, field in keys_of(section, path):
+        if table := table_of(field):
+            yield key, table
+            yield from tables_of(table, f"{key}.")
 
 
 def variable_of(key: str) -> str:

@@ -9,7 +9,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from proxy.bayeux.channels import granted
 from proxy.credentials.kinds import AUTHORIZATION_COOKIE, XSRF_COOKIE
+from proxy.gate import keys
+from proxy.gate.admission import is_loopback
+from proxy.gate.endpoints import ENDPOINTS
 
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -124,6 +128,45 @@ def _number(value: object) -> float:
     return number
 
 
+def _jwks_url(text: str) -> str:
+    expected = ValueError("expected an https URL, such as https://login.example.com/jwks.json, or http on loopback")
+    parts, _ = _split(text, expected)
+    is_safe = parts.scheme == "https" or is_loopback(parts.hostname or "")
+    if not is_safe or "@" in parts.netloc or "#" in text or not text.isascii() or not text.isprintable() or " " in text:
+        raise expected
+    return text
+
+
+def _client_name(text: str) -> str:
+    if not keys.NAME.fullmatch(text):
+        raise ValueError("expected 1 to 64 letters, digits, - and _")
+    return text
+
+
+def _stored_key(text: str) -> str:
+    if not keys.STORED.fullmatch(text):
+        raise ValueError("expected sha256: and 64 hexadecimal digits, as `c8y-realtime-proxy clients add` makes them")
+    return text
+
+
+def _said(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("expected a text that can be printed")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    if text not in ENDPOINTS:
+        raise ValueError(f"expected some of {', '.join(ENDPOINTS)}")
+    return text
+
+
+def _pattern(text: str) -> str:
+    if granted(text) is None:
+        raise ValueError("expected patterns of channels, such as /measurements/*, /measurements/{id} or /alarms/**")
+    return text
+
+
 Origin = Annotated[str, AfterValidator(_origin)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 Host = Annotated[str, AfterValidator(_host)]
@@ -131,10 +174,17 @@ ListeningHost = Annotated[str, AfterValidator(_listening_host)]
 Network = Annotated[str, AfterValidator(_network)]
 CookieName = Annotated[str, AfterValidator(_cookie_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
+JwksUrl = Annotated[str, AfterValidator(_jwks_url)]
+ClientName = Annotated[str, AfterValidator(_client_name)]
+StoredKey = Annotated[str, AfterValidator(_stored_key)]
+Said = Annotated[str, AfterValidator(_said)]
+Endpoint = Annotated[str, AfterValidator(_endpoint), Field(json_schema_extra={"enum": list(ENDPOINTS)})]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
 Number = Annotated[float, BeforeValidator(_number)]
 # Bounds stand in front of the validator, where pydantic finds them for the schema.
 Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(_whole_number)]
 Seconds = Annotated[float, Field(gt=0), BeforeValidator(_number)]
+Count = Annotated[int, Field(gt=0, lt=2**31), BeforeValidator(_whole_number)]
 Bytes = Annotated[int, Field(gt=0, lt=2**31), BeforeValidator(_whole_number)]

@@ -17,6 +17,7 @@ from proxy.bayeux.negotiation import ClientAuthn
 from proxy.config import PREFIX, BadConfiguration, Config, Problem, load, source_of, variable_of
 from proxy.config.reference import schema
 from proxy.config.tree import keys_of
+from tests.conftest import CLIENT_ID_KEY_FILE
 
 
 PROPERTY: Final = settings(
@@ -25,6 +26,13 @@ PROPERTY: Final = settings(
 CANARY: Final = "canary-Of_the.configuration"
 TENANT: Final = "https://t1.example.com"
 PLATFORM: Final = {"C8Y_BASEURL": TENANT, "C8Y_TENANT": "t1", "C8Y_USER": "ann", "C8Y_PASSWORD": "pass:word"}
+KEY_FILE: Final = {variable_of("gate.client_id_key_file"): str(CLIENT_ID_KEY_FILE)}
+EVERYTHING: Final = """
+[[gate.grants]]
+subscribe = ["/**"]
+publish = ["/**"]
+call = ["/service/**"]
+"""
 
 KEYS: Final = {
     "listen.host": "127.0.0.1",
@@ -33,6 +41,7 @@ KEYS: Final = {
     "listen.tls.key_file": None,
     "admin.host": "127.0.0.1",
     "admin.port": 9090,
+    "admin.hosts": (),
     "upstream.ca_file": None,
     "upstream.proxy_url": None,
     "upstream.relayed_cookies": ("BAYEUX_BROWSER",),
@@ -43,6 +52,12 @@ KEYS: Final = {
     "gate.origins": (),
     "gate.hosts": (),
     "gate.trusted_proxies": (),
+    "gate.identity": (),
+    "gate.admit_anyone": False,
+    "gate.client_id_key_file": None,
+    "gate.grants": None,
+    "listen.tls.client_ca_file": None,
+    "clients": (),
 }
 """The keys that every user meets, with their defaults; `upstream.url` and the source have none."""
 
@@ -83,7 +98,7 @@ def value_at(config: Config, key: str) -> object:
 
 def line(key: str, value: str) -> str:
     section, _, name = key.rpartition(".")
-    return f"[{section}]\n{name} = {value}\n"
+    return f"[{section}]\n{name} = {value}\n" if section else f"{name} = {value}\n"
 
 
 # What is read ---------------------------------------------------------------------------------------------------------
@@ -141,16 +156,16 @@ def test_configured_url_wins_over_the_platforms(tmp_path: Path) -> None:
 )
 def test_value_is_read_from_file_and_environment_alike(tmp_path: Path, key: str, value: str, read: object) -> None:
     number = re.fullmatch(r"[0-9.]+", value)
-    written = loaded(tmp_path, line(key, value if number else f'"{value}"'))
-    given_ = loaded(tmp_path, "", {**PLATFORM, variable_of(key): value})
+    written = loaded(tmp_path, line(key, value if number else f'"{value}"'), {**PLATFORM, **KEY_FILE})
+    given_ = loaded(tmp_path, "", {**PLATFORM, **KEY_FILE, variable_of(key): value})
     assert value_at(written, key) == value_at(given_, key) == read
 
 
 @pytest.mark.parametrize(("text", "read"), [("true", True), ("false", False)])
 def test_switch_is_read_from_file_and_environment_alike(tmp_path: Path, text: str, *, read: bool) -> None:
     key = "handshake.smartrest"
-    assert loaded(tmp_path, line(key, text)).handshake.smartrest is read
-    assert loaded(tmp_path, "", {**PLATFORM, variable_of(key): text}).handshake.smartrest is read
+    assert loaded(tmp_path, line(key, text) + EVERYTHING).handshake.smartrest is read
+    assert loaded(tmp_path, EVERYTHING, {**PLATFORM, variable_of(key): text}).handshake.smartrest is read
 
 
 @pytest.mark.parametrize(
@@ -158,6 +173,7 @@ def test_switch_is_read_from_file_and_environment_alike(tmp_path: Path, text: st
     [
         pytest.param("gate.hosts", '["A.example", "b.example:8443"]', ("a.example", "b.example:8443"), id="hosts"),
         pytest.param("gate.hosts", "[]", (), id="none"),
+        pytest.param("admin.hosts", '["Metrics.example:9090"]', ("metrics.example:9090",), id="hosts of admin"),
         pytest.param(
             "gate.origins", '["https://a.example:443"]', ("https://a.example",), id="an origin as browsers say it"
         ),
@@ -229,7 +245,7 @@ def test_schema_describes_every_key() -> None:
     ],
 )
 def test_source_follows_from_what_is_there(tmp_path: Path, text: str, environment: Environment, source: str) -> None:
-    config = loaded(tmp_path, text, {"C8Y_BASEURL": TENANT, **environment})
+    config = loaded(tmp_path, text, {"C8Y_BASEURL": TENANT, **KEY_FILE, **environment})
     assert source_of(config.credentials.default) == source
 
 
@@ -395,6 +411,12 @@ def test_every_problem_is_found_at_once(tmp_path: Path) -> None:
         system_of_units = "furlongs"
         [gate]
         origins = ["null", "https://ok.example", 5]
+        [[clients]]
+        name = "one two"
+        key = "secret"
+        [[clients]]
+        name = "two"
+        keys = "secret"
     """
     found = problems(tmp_path, text, {variable_of("log.level"): "LOUD", PREFIX + "NOTHING": "1"})
     assert set(wheres(found)) == {
@@ -409,6 +431,11 @@ def test_every_problem_is_found_at_once(tmp_path: Path) -> None:
         "handshake.system_of_units",
         "gate.origins",
         "gate.hosts",
+        "gate.client_id_key_file",
+        "clients[1].name",
+        "clients[1].key",
+        "clients[2].keys",
+        "clients[2]",
         variable_of("log.level"),
         PREFIX + "NOTHING",
     }
@@ -530,8 +557,9 @@ def test_number_of_a_variable_is_plain(tmp_path: Path, value: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "proxy.example.com"])  # noqa: S104
 def test_hosts_are_required_beyond_loopback(tmp_path: Path, host: str) -> None:
-    assert wheres(problems(tmp_path, line("listen.host", f"'{host}'"))) == ["gate.hosts"]
-    text = line("listen.host", f"'{host}'") + line("gate.hosts", "['a.example']")
+    anyone = "identity = ['none']\nadmit_anyone = true\n"
+    assert wheres(problems(tmp_path, line("listen.host", f"'{host}'") + "[gate]\n" + anyone)) == ["gate.hosts"]
+    text = line("listen.host", f"'{host}'") + line("gate.hosts", "['a.example']") + anyone
     assert loaded(tmp_path, text).gate.hosts == ("a.example",)
 
 
@@ -542,7 +570,7 @@ def test_hosts_are_not_required_on_loopback(tmp_path: Path, host: str) -> None:
 
 def test_fill_is_refused_with_cookie(tmp_path: Path) -> None:
     text = line("credentials.default.source", "'cookie'") + line("handshake.client_authn", "'fill'")
-    assert wheres(problems(tmp_path, text)) == ["handshake.client_authn"]
+    assert wheres(problems(tmp_path, text, {**PLATFORM, **KEY_FILE})) == ["handshake.client_authn"]
     assert loaded(tmp_path, line("handshake.client_authn", "'fill'")).handshake.client_authn is ClientAuthn.FILL
 
 

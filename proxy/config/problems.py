@@ -1,0 +1,18 @@
+"""What is wrong with a configuration, as it is told."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: the key or variable, and what was expected."""
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+Told = tuple[Problem, *tuple[str, ...]]
+"""A problem of keys that are seen together, with the further keys that it follows from."""
