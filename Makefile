@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SHIPPED := build/shipped
+FUZZER := build/fuzzer
+FUZZ_SECONDS ?= 60
 
-.PHONY: help install run test check lint types imports coverage e2e e2e-full bench lock reference image clean
+.PHONY: help install run test check lint types imports coverage guards e2e e2e-full fuzz bench lock reference image clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +51,9 @@ imports: $(VENV)/.tools
 coverage: $(VENV)/.tools ## tests with branch coverage
 	$(BIN)/coverage run -m pytest && $(BIN)/coverage report
 
+guards: $(VENV)/.tools ## take every guard away, one by one, and expect the tests to notice; GUARDS="--only S-27" for some
+	$(BIN)/python -m tests.attacks.guards $(GUARDS)
+
 e2e: $(VENV)/.tools ## real CometD and Faye servers, official clients, Chromium; a table of WebSocket conformance
 	tests/e2e/setup
 	$(BIN)/python -m pytest tests/e2e -p no:randomly
@@ -80,7 +85,16 @@ $(SHIPPED)/.installed: $(VENV)/.compiler $(shell find proxy -name '*.py') requir
 test-wheel: $(SHIPPED)/.installed ## the tests of what is compiled, on the wheel as it ships
 	rm -rf build/tests && mkdir -p build/tests && cp -r pyproject.toml tests build/tests/
 	cd build/tests && ../../$(SHIPPED)/bin/python -m pytest \
-		tests/bayeux tests/gate tests/operations tests/relay tests/upstream tests/test_app.py tests/test_head.py tests/test_http1.py
+		tests/attacks tests/bayeux tests/fuzz tests/gate tests/operations tests/relay tests/upstream tests/test_app.py tests/test_head.py \
+		tests/test_http1.py tests/test_http1_machine.py
+
+$(FUZZER)/.installed: requirements/run.txt requirements/fuzz.txt
+	$(PYTHON) -m venv $(FUZZER)
+	$(FUZZER)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt -r requirements/fuzz.txt
+	@touch $@
+
+fuzz: $(FUZZER)/.installed ## look for bytes that the rooms misread, guided by coverage; FUZZ_SECONDS=300 for each target
+	$(FUZZER)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ)
 
 bench: $(SHIPPED)/.installed ## cost beside nginx, HAProxy and Node; BENCH="--modes paced,echo --only nginx,proxy" for a part
 	tests/bench/setup
@@ -94,6 +108,7 @@ lock: $(VENV)/.python ## resolve the dependencies anew and pin them by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group dev -c requirements/run.txt -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group compile -c requirements/run.txt -c requirements/dev.txt -o requirements/compile.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group bench -c requirements/run.txt -c requirements/dev.txt -o requirements/bench.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --group fuzz -c requirements/run.txt -o requirements/fuzz.txt
 
 reference: $(VENV)/.installed ## write what is generated from the code anew: config/schema.json, docs/configuration.md
 	$(BIN)/python -m proxy.config schema > config/schema.json
