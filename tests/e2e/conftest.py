@@ -1,5 +1,6 @@
 """Upstreams and browser for all tests; a proxy for each."""
 
+import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -9,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from .clients import Keys
 from .stage import Browser, Evidence, Stage, staged
-from .upstreams import ACCOUNT, COOKIE, HERE, TOKEN, WITH_TFA, WRONG, XSRF, Kind, Upstream
+from .upstreams import ACCOUNT, COOKIES, HERE, TOKEN, WITH_TFA, WRONG, Kind, Upstream
 
 
 StageOpener = Callable[[Upstream, Mapping[str, object]], AbstractAsyncContextManager[Stage]]
@@ -90,8 +92,9 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(autouse=True)
 def evidence() -> Iterator[Evidence]:
     """No secret, right or wrong, stored or a client's own, is in anything that left the proxy."""
-    secrets = [secret for account in (ACCOUNT, WITH_TFA, WRONG) for secret in account.secrets()]
-    found = Evidence(secrets=[*secrets, *(token.encode() for token in (TOKEN, COOKIE, XSRF))])
+    forms = [secret for account in (ACCOUNT, WITH_TFA, WRONG) for secret in account.secrets()]
+    cookies = [value for jar in COOKIES for value in jar.values()]
+    found = Evidence(secrets=[*forms, *(text.encode() for text in (TOKEN, *cookies))])
     yield found
     assert found.given, "the test did not start the proxy"
     assert found.leaks() == []
@@ -106,10 +109,33 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_stage(browser: Browser, evidence: Evidence) -> StageOpener:
+def keys(evidence: Evidence) -> Keys:
+    """Two clients' keys, which nobody is given but the proxy."""
+    pair = Keys()
+    evidence.secrets += pair.secrets()
+    return pair
+
+
+@pytest.fixture
+def new_key_file(tmp_path: Path, evidence: Evidence) -> Callable[[], str]:
+    """Make a secret to bind clientIds with; returns the path of its file."""
+
+    def maker() -> str:
+        secret = secrets.token_urlsafe(32)
+        evidence.secrets.append(secret.encode())
+        path = tmp_path / f"client-id-key-{secrets.token_hex(4)}"
+        path.write_text(f"{secret}\n", encoding="utf-8")
+        return str(path)
+
+    return maker
+
+
+@pytest.fixture
+def open_stage(browser: Browser, evidence: Evidence, new_key_file: Callable[[], str]) -> StageOpener:
     """Start a proxy in front of an upstream, with settings by their dotted keys; it admits the browser's page."""
+    common: dict[str, object] = {"gate.client_id_key_file": new_key_file()}
 
     def opener(upstream: Upstream, settings: Mapping[str, object]) -> AbstractAsyncContextManager[Stage]:
-        return staged(upstream, settings, browser=browser, evidence=evidence)
+        return staged(upstream, common | dict(settings), browser=browser, evidence=evidence)
 
     return opener

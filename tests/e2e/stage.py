@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from .upstreams import EXACT, HERE, TEXT, Upstream
 COMMAND = str(Path(sys.executable).with_name("c8y-realtime-proxy"))
 STOPS_WITHIN_SECONDS = 25
 _EVENT_SECONDS = 20
+_LOST_SECONDS = 0.5
 
 Library = Literal["c8y", "cometd", "faye"]
 Place = Literal["node", "chromium"]
@@ -74,6 +75,9 @@ class Event(msgspec.Struct, kw_only=True):
     advice: Advice | None = None
     failure: str | None = None
     data: Data | None = None
+    client_id: str | None = msgspec.field(name="clientId", default=None)
+    status: str | None = None
+    who: int = 0
 
 
 class FellSilent(Exception):
@@ -90,12 +94,14 @@ class Client:
     def __init__(self, program: Program) -> None:
         self._program = program
 
-    async def start(self, *channels: str) -> None:
-        """Handshake and subscribe, and wait for all of it to succeed."""
+    async def start(self, *channels: str) -> str:
+        """Handshake and subscribe, and wait for all of it to succeed. Returns the clientId as the client got it."""
         await self.attempt(*channels)
         handshake = await self.next("handshake")
         assert handshake.successful, handshake
         await self.subscribed(*channels)
+        assert handshake.client_id
+        return handshake.client_id
 
     async def attempt(self, *channels: str) -> None:
         """Handshake, and subscribe once that has succeeded."""
@@ -116,14 +122,19 @@ class Client:
             event = await self.next("handshake")
         return event
 
-    async def recovered(self, *channels: str) -> None:
-        """Wait for a handshake that succeeds, after however many that did not, and for its subscriptions."""
-        while not (await self._next_of("handshake")).successful:
+    async def recovered(self, *channels: str) -> str:
+        """Wait for a handshake that succeeds, after however many that did not, and for its subscriptions.
+
+        Returns its clientId.
+        """
+        while not (handshake := await self._next_of("handshake")).successful:
             pass
         missing = set(channels)
         while missing:
             event = await self._next_of("subscribe")
             missing -= {str(event.channel)} if event.successful else set()
+        assert handshake.client_id
+        return handshake.client_id
 
     async def unsubscribe(self, channel: str) -> None:
         await self._order({"do": "unsubscribe", "channel": channel})
@@ -134,12 +145,41 @@ class Client:
         await self._order({"do": "disconnect"})
         await self.next("disconnect")
 
+    async def gave_up(self) -> None:
+        """Make sure that it does not try any more. CometD's clients know that of themselves."""
+        await self._order({"do": "status"})
+        assert (await self.next("status")).status == "disconnected"
+
     async def receive(self, channel: str, first: int, count: int) -> None:
         """Wait for so many measurements: complete, in order, intact, and nothing else between them."""
         for number in range(first, first + count):
             event = await self.next("message")
             expected = Data(realtime_action="CREATE", data=Measurement(number, TEXT, float(EXACT)))
             assert (event.channel, event.data) == (channel, expected), f"not number {number} of {channel}: {event}"
+
+    async def goes_on(self, publish: Callable[[int], Awaitable[None]], first: int) -> int:
+        """Have measurements published until one comes, and with it the session on; nothing else may happen meanwhile.
+
+        What upstream sends into a connection that has just broken is lost, wherever there is no acknowledgement.
+        Returns the number that is next.
+        """
+        number = first
+        came = -1
+        async with asyncio.timeout(_EVENT_SECONDS):
+            while came < 0:
+                await publish(number)
+                number += 1
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOST_SECONDS):
+                        came = await self._number()
+            while came < number - 1:
+                came = await self._number()
+        return number
+
+    async def _number(self) -> int:
+        event = await self.next("message")
+        assert event.data
+        return event.data.data.number
 
     async def next(self, name: str) -> Event:
         """The next event, which must be of that name. Clients may say twice that they have subscribed."""
@@ -165,6 +205,21 @@ class Client:
         await self._program.write_line(msgspec.json.encode(order))
 
 
+class Crowd(Client):
+    """Many sessions in one client program: each of its events is that of one of them."""
+
+    def __init__(self, program: Program, size: int) -> None:
+        super().__init__(program)
+        self._size = size
+
+    async def all(self, name: str, *, successful: bool | None) -> None:
+        """Wait until each session has told such an event, whatever it tells meanwhile."""
+        missing = set(range(self._size))
+        while missing:
+            event = await self._next_of(name)
+            missing -= {event.who} if event.successful is successful else set()
+
+
 @dataclass
 class Evidence:
     """All that left the proxy in one test, by where it went, and the secrets that must not be in it."""
@@ -180,44 +235,96 @@ class Evidence:
 Handshakes = dict[tuple[str, str, str, str], int]
 
 
-class Stage:
-    """What a test works with: `tap.port` is where clients connect."""
+@dataclass
+class Proxy:
+    """One running proxy: where it listens, and what its metrics were when it was stopped."""
 
-    def __init__(self, proxy: Program, tap: Tap, admin_port: int, browser: Browser | None) -> None:
-        self.proxy = proxy
-        self.tap = tap
-        self.last_metrics = ""
-        self._admin = f"http://127.0.0.1:{admin_port}"
-        self._browser = browser
-
-    @property
-    def url(self) -> str:
-        return f"http://localhost:{self.tap.port}"
+    program: Program
+    port: int
+    admin_port: int
+    last_metrics: str = ""
 
     async def metrics(self) -> str:
         async with aiohttp.ClientSession(raise_for_status=True) as session:
-            return await (await session.get(f"{self._admin}/metrics")).text()
+            return await (await session.get(f"http://127.0.0.1:{self.admin_port}/metrics")).text()
+
+    async def stop(self) -> None:
+        """Stop it as an operator does: it ends in order and in time."""
+        if self.program.process.returncode is None:
+            self.last_metrics = await self.metrics()
+            self.program.process.send_signal(signal.SIGTERM)
+            assert await self.program.wait(seconds=STOPS_WITHIN_SECONDS) == 0
+
+
+Starting = Callable[[Mapping[str, object]], Awaitable[Proxy]]
+
+
+class Stage:
+    """What a test works with: `tap.port` is where clients connect.
+
+    `start` starts one more proxy, with settings that replace those of the stage.
+    """
+
+    def __init__(self, start: Starting, tap: Tap, browser: Browser | None, scheme: str) -> None:
+        self.proxies: list[Proxy] = []
+        self.tap = tap
+        self.url = f"{scheme}://localhost:{tap.port}"
+        self._start = start
+        self._browser = browser
+
+    @property
+    def proxy(self) -> Proxy:
+        """The proxy that clients reach now."""
+        return self.proxies[-1]
+
+    async def metrics(self) -> str:
+        return await self.proxy.metrics()
 
     async def handshakes(self) -> Handshakes:
         """The handshakes counted so far, by transport, source, outcome and reason."""
         return {
             (labels["transport"], labels["source"], labels["outcome"], labels["reason"]): int(sample.value)
-            for family in text_string_to_metric_families(await self.metrics())
-            for sample in family.samples
-            if sample.name == "c8y_realtime_proxy_handshakes_total" and sample.value
-            for labels in (sample.labels,)
+            for labels, sample in await self._samples("handshakes_total")
         }
 
+    async def upgrades(self) -> dict[tuple[str, str], int]:
+        """The upgrades counted so far, by outcome and reason."""
+        return {
+            (labels["outcome"], labels["reason"]): int(sample.value)
+            for labels, sample in await self._samples("upgrades_total")
+        }
+
+    async def start(self, settings: Mapping[str, object]) -> None:
+        """Start a proxy, and lead clients to it from now on."""
+        self.proxies.append(await self._start(settings))
+        self.tap.lead_to(self.proxy.port)
+
     async def stop(self) -> None:
-        """Stop the proxy as an operator does: it ends in order and in time."""
-        self.last_metrics = await self.metrics()
-        self.proxy.process.send_signal(signal.SIGTERM)
-        assert await self.proxy.wait(seconds=STOPS_WITHIN_SECONDS) == 0
+        """Stop the proxy as an operator does."""
+        await self.proxy.stop()
+
+    async def restart(self, settings: Mapping[str, object] | None = None) -> None:
+        """Stop the proxy and start it again, to its clients at the same address."""
+        await self.stop()
+        await self.start(settings or {})
+
+    async def hand_over(self, settings: Mapping[str, object] | None = None) -> None:
+        """Start another proxy, and let the connections of all clients break: at the same address they find that one."""
+        await self.start(settings or {})
+        self.tap.cut()
 
     async def readiness(self) -> int:
         """The status of the readiness probe."""
         async with aiohttp.ClientSession() as session:
-            return (await session.get(f"{self._admin}/readyz")).status
+            return (await session.get(f"http://127.0.0.1:{self.proxy.admin_port}/readyz")).status
+
+    async def _samples(self, name: str) -> list[tuple[Mapping[str, str], Any]]:
+        return [
+            (sample.labels, sample)
+            for family in text_string_to_metric_families(await self.metrics())
+            for sample in family.samples
+            if sample.name == f"c8y_realtime_proxy_{name}" and sample.value
+        ]
 
     @asynccontextmanager
     async def client(
@@ -225,23 +332,54 @@ class Stage:
         leg: Leg,
         *,
         path: str = "/notification/realtime",
-        auth: str = "empty",
+        auth: str | Mapping[str, str] = "empty",
         headers: Mapping[str, str] | None = None,
+        tls: Mapping[str, str] | None = None,
         cookies: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Client]:
         """A client program that is ready to start.
 
-        `path` is for CometD's and Faye's own: the official client has its path. `cookies` are those of its browser,
-        for the proxy's host.
+        `path` is for CometD's and Faye's own: the official client has its path. `auth` is for that alone: its kind, or
+        user and password. `headers` and `tls` (`ca`, `cert` and `key` in PEM) are for Node, and go with upgrades, too.
+        `cookies` are those of its browser, for the proxy's host.
         """
+        async with self._program(leg, path=path, auth=auth, headers=headers, tls=tls, cookies=cookies) as program:
+            client = Client(program)
+            await client.next("ready")
+            yield client
+            await program.wait(seconds=10)
+
+    @asynccontextmanager
+    async def crowd(self, leg: Leg, size: int, *, path: str = "/notification/realtime") -> AsyncIterator[Crowd]:
+        """Many clients of one kind that are ready to start."""
+        async with self._program(leg, path=path, size=size) as program:
+            crowd = Crowd(program, size)
+            await crowd.next("ready")
+            yield crowd
+            await program.wait(seconds=10)
+
+    @asynccontextmanager
+    async def _program(
+        self,
+        leg: Leg,
+        *,
+        path: str,
+        size: int = 1,
+        auth: str | Mapping[str, str] = "empty",
+        headers: Mapping[str, str] | None = None,
+        tls: Mapping[str, str] | None = None,
+        cookies: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Program]:
         options: dict[str, Any] = {
             "library": leg.library,
             "place": leg.place,
             "transport": leg.transport,
             "url": self.url,
             "path": path,
+            "size": size,
             "auth": auth,
             "headers": headers or {},
+            "tls": tls or {},
         }
         if leg.place == "chromium":
             assert self._browser
@@ -249,10 +387,7 @@ class Stage:
             options |= {"browser": self._browser.endpoint, "page": self._browser.page, "cookies": jar}
         arguments = msgspec.json.encode(options).decode()
         async with running("node", str(HERE / "node/client.mjs"), arguments) as program:
-            client = Client(program)
-            await client.next("ready")
-            yield client
-            await program.wait(seconds=10)
+            yield program
 
 
 def store(directory: Path, values: Mapping[str, str]) -> dict[str, object]:
@@ -276,25 +411,38 @@ async def staged(
         "admin.port": 0,
         "upstream.url": upstream.url,
         "gate.origins": [browser.page] if browser else [],
+        "gate.client_id_key_file": str(Path(__file__).parents[1] / "client-id-key"),
     } | dict(settings)
+    scheme = "https" if "listen.tls.certificate_file" in given else "http"
+    async with AsyncExitStack() as programs, tapped(0) as tap:
+
+        async def start(changed: Mapping[str, object]) -> Proxy:
+            environment = _environment(given | dict(changed))
+            program = await programs.enter_async_context(running(COMMAND, "run", environment=environment))
+            ports = await _listening(program)
+            return Proxy(program, ports["public"], ports["admin"])
+
+        stage = Stage(start, tap, browser, scheme)
+        try:
+            await stage.start({})
+            yield stage
+            for proxy in stage.proxies:
+                await proxy.stop()
+            assert not _compressed(tap.sent())
+        finally:
+            evidence.given += [(f"connection {number}", sent) for number, sent in enumerate(tap.sent())]
+            for proxy in stage.proxies:
+                await proxy.program.kill()
+                evidence.given += [("stdout", bytes(proxy.program.stdout)), ("log", bytes(proxy.program.stderr))]
+                evidence.given.append(("metrics", proxy.last_metrics.encode()))
+
+
+def _environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """What says the settings, in the surroundings of the tests."""
     environment = {
-        f"C8Y_REALTIME_PROXY__{key.upper().replace('.', '__')}": _text(value) for key, value in given.items()
+        f"C8Y_REALTIME_PROXY__{key.upper().replace('.', '__')}": _text(value) for key, value in settings.items()
     }
-    environment |= {name: value for name, value in os.environ.items() if not name.startswith("C8Y_")}
-    async with running(COMMAND, "run", environment=environment) as proxy:
-        ports = await _listening(proxy)
-        async with tapped(ports["public"]) as tap:
-            stage = Stage(proxy, tap, ports["admin"], browser)
-            try:
-                yield stage
-                if proxy.process.returncode is None:
-                    await stage.stop()
-                assert not _compressed(tap.sent())
-            finally:
-                await proxy.kill()
-                evidence.given += [(f"connection {number}", sent) for number, sent in enumerate(tap.sent())]
-                evidence.given += [("stdout", bytes(proxy.stdout)), ("log", bytes(proxy.stderr))]
-                evidence.given.append(("metrics", stage.last_metrics.encode()))
+    return environment | {name: value for name, value in os.environ.items() if not name.startswith("C8Y_")}
 
 
 def _compressed(sent: Sequence[bytes]) -> bool:

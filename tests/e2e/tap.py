@@ -1,19 +1,25 @@
-"""A wire tap between the clients and the proxy: passes bytes on unchanged, and keeps those that go down."""
+"""A wire tap on the way up: passes bytes on unchanged, and keeps them."""
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+
+from proxy.relay.frames import FrameReader
 
 
 _BETWEEN_CHUNKS = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")
 
 
 class Tap:
-    """`down` holds, for each connection in the order of their opening, the bytes that went to the client."""
+    """`down` holds, for each connection in the order of their opening, the bytes that went to the client; `up` those
+    that came from it.
+    """
 
     def __init__(self, upwards: int) -> None:
         self.down: list[bytearray] = []
+        self.up: list[bytearray] = []
         self.port = 0
         self._upwards = upwards
         self._open: set[asyncio.StreamWriter] = set()
@@ -27,6 +33,14 @@ class Tap:
         begin = b"HTTP/1.1 101 " if upgraded else b""
         return sum(connection.count(fragment) for connection in self.sent() if connection.startswith(begin))
 
+    def said(self) -> bytes:
+        """All that was said upwards so far: on WebSockets without the masks, which hide it."""
+        return b"".join(map(_unmasked, self.up))
+
+    def lead_to(self, port: int) -> None:
+        """Carry connections that are opened from now on to another port."""
+        self._upwards = port
+
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client connection until either side ends it."""
         try:
@@ -34,18 +48,28 @@ class Tap:
         except ConnectionError:
             writer.close()
             return
-        kept = bytearray()
+        kept, said = bytearray(), bytearray()
         self.down.append(kept)
+        self.up.append(said)
         self._open |= {writer, up_writer}
         async with asyncio.TaskGroup() as pumps:
-            pumps.create_task(_pump(reader, up_writer, bytearray()))
+            pumps.create_task(_pump(reader, up_writer, said))
             pumps.create_task(_pump(up_reader, writer, kept))
         self._open -= {writer, up_writer}
 
     def cut(self) -> None:
-        """Close what is still open."""
-        for writer in self._open:
+        """Close what is open."""
+        for writer in tuple(self._open):
             writer.close()
+
+
+def _unmasked(connection: bytes | bytearray) -> bytes:
+    head, end, rest = bytes(connection).partition(b"\r\n\r\n")
+    if b"sec-websocket-key" not in head.lower():
+        return bytes(connection)
+    reader = FrameReader(masked=True, limit=sys.maxsize)
+    reader.feed(rest)
+    return b"\n".join([head, end, *(bytes(frame.payload) for frame in iter(reader.read, None))])
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bytearray) -> None:

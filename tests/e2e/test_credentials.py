@@ -8,12 +8,13 @@ import pytest
 
 from .conftest import StageOpener
 from .stage import Browser, Leg, Transport, store
-from .upstreams import ACCOUNT, COOKIE, TOKEN, WITH_TFA, XSRF, Upstream
+from .upstreams import ACCOUNT, COOKIES, TOKEN, WITH_TFA, Upstream
 
 
 CHANNEL = "/events/4711"
 NODE_LEGS = [Leg("cometd", "node", "long-polling"), Leg("cometd", "node", "websocket")]
-COOKIES = {"authorization": COOKIE, "XSRF-TOKEN": XSRF}
+JAR = COOKIES[0]
+COOKIE, XSRF = JAR["authorization"], JAR["XSRF-TOKEN"]
 
 
 @pytest.mark.parametrize("leg", NODE_LEGS, ids=str)
@@ -73,7 +74,7 @@ async def test_a_browsers_own_cookie_opens_a_session(
 ) -> None:
     async with (
         open_stage(upstream, {"credentials.default.source": "cookie"}) as stage,
-        stage.client(leg, auth=auth, cookies=COOKIES) as client,
+        stage.client(leg, auth=auth, cookies=JAR) as client,
     ):
         await client.start(CHANNEL)
         await upstream.publish(CHANNEL, 0, 10)
@@ -111,7 +112,7 @@ async def test_a_page_of_a_foreign_origin_gets_nowhere_with_a_browsers_cookie(
     settings = {"credentials.default.source": "cookie", "gate.origins": ["https://elsewhere.example.com"]}
     async with (
         open_stage(upstream, settings) as stage,
-        stage.client(Leg("cometd", "chromium", transport), cookies=COOKIES) as client,
+        stage.client(Leg("cometd", "chromium", transport), cookies=JAR) as client,
     ):
         await client.attempt(CHANNEL)
         failed = await client.next("handshake")

@@ -55,8 +55,8 @@ ACCOUNT = Account("service", f"canary-{secrets.token_hex(16)}")
 WITH_TFA = Account("careful", f"canary-{secrets.token_hex(16)}", tfa=f"canary-{secrets.token_hex(8)}")
 WRONG = Account("service", f"canary-{secrets.token_hex(16)}")
 TOKEN = _jwt()
-COOKIE = _jwt()
-XSRF = secrets.token_hex(16)
+COOKIES = [{"authorization": _jwt(), "XSRF-TOKEN": secrets.token_hex(16)} for _ in range(2)]
+"""Two browsers' sessions at the platform, each by the cookies that are it."""
 
 _KNOWN = msgspec.json.encode(
     {
@@ -65,7 +65,7 @@ _KNOWN = msgspec.json.encode(
             for account in (ACCOUNT, WITH_TFA)
         ],
         "tokens": [TOKEN],
-        "cookies": [{"authorization": COOKIE, "xsrf": XSRF}],
+        "cookies": [{"authorization": jar["authorization"], "xsrf": jar["XSRF-TOKEN"]} for jar in COOKIES],
     }
 )
 

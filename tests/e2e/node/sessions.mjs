@@ -16,8 +16,8 @@ function watch(cometd, library, emit) {
     cometd.addListener(`/meta/${name}`, ({ successful, subscription, error }) =>
       emit({ event: name, successful, channel: subscription, error }));
   }
-  cometd.addListener("/meta/handshake", ({ successful, error, advice, failure }) => {
-    emit({ event: "handshake", successful, error, advice, failure: failure?.reason });
+  cometd.addListener("/meta/handshake", ({ successful, clientId, error, advice, failure }) => {
+    emit({ event: "handshake", successful, clientId, error, advice, failure: failure?.reason });
     handshakes += 1;
     if (!successful) return;
     if (subscriptions.size === 0) wanted.forEach(subscribe);
@@ -40,6 +40,9 @@ function watch(cometd, library, emit) {
     disconnect() {
       cometd.disconnect();
     },
+    status() {
+      emit({ event: "status", status: cometd.getStatus() });
+    },
   };
 }
 
@@ -56,11 +59,12 @@ export function cometdSession(CometD, { url, path, transport, headers }, emit) {
 }
 
 // The official client handshakes when it first subscribes. It holds no key: "empty" is its Basic authentication
-// without values, "cookie" what it uses in a browser that is signed in, "none" no authentication at all.
+// without values, "cookie" what it uses in a browser that is signed in, "none" no authentication at all. Else `auth` is
+// the user and password of its Basic authentication.
 export function c8ySession({ Client, FetchClient, Realtime, BasicAuth, CookieAuth }, { url, transport, auth }, emit) {
   const realtime = auth === "none"
     ? new Realtime(new FetchClient(url))
-    : new Client(auth === "cookie" ? new CookieAuth() : new BasicAuth({}), url).realtime;
+    : new Client(auth === "cookie" ? new CookieAuth() : new BasicAuth(auth === "empty" ? {} : auth), url).realtime;
   if (transport === "long-polling") realtime.cometd.unregisterTransport("websocket");
   return watch(realtime.cometd, {
     subscribe: (channel, callback) => realtime.subscribe(channel, callback),
@@ -69,25 +73,25 @@ export function c8ySession({ Client, FetchClient, Realtime, BasicAuth, CookieAut
   }, emit);
 }
 
-// Faye tells about its handshakes only to extensions.
-export function fayeSession(faye, { url, path }, emit) {
-  const client = new faye.Client(url + path);
+// Faye tells about its handshakes, and about subscribing again after one, only to extensions.
+export function fayeSession(faye, { url, path, transport, headers, tls }, emit) {
+  const client = new faye.Client(url + path, { tls, retry: 1 });
+  if (transport === "long-polling") client.disable("websocket");
+  Object.entries(headers).forEach(([name, value]) => client.setHeader(name, value));
   const subscriptions = new Map();
   client.addExtension({
     incoming(message, next) {
       const [, , name] = (message.channel ?? "").split("/");
-      if (["handshake", "unsubscribe", "disconnect"].includes(name)) {
-        const { successful, error, advice, subscription } = message;
-        emit({ event: name, successful, error, advice, channel: subscription });
+      if (["handshake", "subscribe", "unsubscribe", "disconnect"].includes(name)) {
+        const { successful, clientId, error, advice, subscription } = message;
+        emit({ event: name, successful, clientId, error, advice, channel: subscription });
       }
       next(message);
     },
   });
 
   function subscribe(channel) {
-    const subscription = client.subscribe(channel, (data) => emit({ event: "message", channel, data }));
-    subscription.then(() => emit({ event: "subscribe", successful: true, channel }));
-    subscriptions.set(channel, subscription);
+    subscriptions.set(channel, client.subscribe(channel, (data) => emit({ event: "message", channel, data })));
   }
 
   return {
