@@ -10,6 +10,7 @@ from proxy.gate.crossing import DOWN_ON_POST, UP_ON_POST, Crossing
 from proxy.gate.endpoints import ENDPOINTS
 from proxy.head import Head
 from proxy.operations.metrics import HANDSHAKE_REASONS, UPGRADE_REASONS, Metrics
+from tests.attacks.guards import is_there
 
 
 ROOT = Path(__file__).parent.parent
@@ -71,8 +72,23 @@ def test_no_link_in_the_docs_is_broken(page: str) -> None:
         assert (ROOT / page).parent.joinpath(target).exists(), target
 
 
+PROMISES = re.findall(r"^\| (.+?) \| .+ \| (.*`tests/.+) \|$", text("docs/threat-model.md"), flags=re.MULTILINE)
+
+
+def test_the_threat_model_makes_promises_and_each_names_its_tests() -> None:
+    section = text("docs/threat-model.md").partition("## Promises")[2]
+    rows = re.findall(r"^\| (?!promise|---)", section, flags=re.MULTILINE)
+    assert len(rows) == len(PROMISES) > 20
+
+
+@pytest.mark.parametrize(("promise", "tests"), PROMISES, ids=[promise for promise, _ in PROMISES])
+def test_what_shows_a_promise_is_there(promise: str, tests: str) -> None:
+    for name in re.findall(r"`(tests/[^`]+)`", tests):
+        assert is_there(name) if "::" in name else (ROOT / name).is_file(), f"{promise}: {name}"
+
+
 def test_every_runtime_dependency_has_its_reason() -> None:
-    declared = re.findall(r'^    "([a-z-]+)>=', text("pyproject.toml"), flags=re.MULTILINE)
+    declared = re.findall(r'^    "([a-z-]+)(?:\[\w+\])?>=', text("pyproject.toml"), flags=re.MULTILINE)
     assert len(declared) >= 4
     for name in declared:
         assert f"| {name} |" in text("docs/dependencies.md")
