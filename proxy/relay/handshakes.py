@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -53,10 +54,11 @@ class Handshakes:
 
     def negotiation(self, credential: Credential | None, request: Request) -> Negotiation[Credential]:
         """A fresh negotiation for one upstream connection; see `Negotiation` for a credential of None."""
-        client, endpoint = request.client, request.endpoint
+        # The request itself would be kept for as long as a WebSocket is open.
+        client, endpoint, peer = request.client, request.endpoint, request.head.peer
 
         def withheld(is_ours: bool) -> Refusal | None:  # noqa: FBT001 - the callback's one argument
-            if (refusal := self._too_often(client, request.head.peer)) is not None:
+            if (refusal := self._too_often(client, peer)) is not None:
                 return refusal
             try:
                 if is_ours and credential is not None:
@@ -166,6 +168,7 @@ def jittered(milliseconds: int) -> int:
     return milliseconds + int(random.random() * (milliseconds // 2 + 1))  # noqa: S311 - spreads load, hides nothing
 
 
+@lru_cache(maxsize=1024)
 def _address(peer: str) -> str | None:
     """What tells the host of a client from others; None on loopback, where all have the same address."""
     try:
