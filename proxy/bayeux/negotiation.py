@@ -294,7 +294,7 @@ class Negotiation(Generic[C]):
 
     def unquoted(self, text: bytes) -> bytes:
         """A text of upstream's that may have been cut short, without the beginning of our authn and what follows it."""
-        for secret in self.credential.secrets() if self.credential is not None else ():
+        for secret in self.credential.secrets() if text and self.credential is not None else ():
             if (at := text.find(secret[:_TELLING])) >= 0:
                 text = text[:at] + _REDACTED
         return text

@@ -25,9 +25,14 @@ class _Secrets:
 
     def secrets(self: "_WithAuthn") -> list[bytes]:
         """The values of the authn object, the longest first. Padding says nothing, so it may be missing."""
-        values = (self.authn() or {}).values()
-        written = {*values, *(value.rstrip("=") for value in values)} - {""}
-        return [secret.encode() for secret in sorted(written, key=len, reverse=True)]
+        known = []
+        for value in (self.authn() or {}).values():
+            known.append(value.encode())
+            bare = value.rstrip("=")
+            if bare and bare != value:
+                known.append(bare.encode())
+        known.sort(key=len, reverse=True)
+        return known
 
 
 class _WithAuthn(Protocol):
