@@ -123,9 +123,9 @@ def _function(nodeid: str) -> str:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """One red case of a test is enough: the others need not be run."""
-    return True if _told.get(_function(item.nodeid)) == "red" else None
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """One red case of a test is enough: the others need not be called."""
+    return True if _told.get(_function(pyfuncitem.nodeid)) == "red" else None
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
