@@ -22,7 +22,7 @@ def echo() -> Iterator[int]:
 @pytest.fixture(scope="session")
 def ways(echo: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Way, int]]:
     """The port of each way. The proxy says of nothing that comes that it were a fault of its own."""
-    limits = {"client_payload_bytes": GENEROUS, "upstream_payload_bytes": GENEROUS}
+    limits = {"client_payload_bytes": GENEROUS, "upstream_payload_bytes": GENEROUS, "fragments": GENEROUS}
     with through_nginx(echo, tmp_path_factory.mktemp("nginx")) as nginx, through_the_proxy(echo, limits) as relay:
         yield {"direct": echo, "nginx": nginx, "proxy": relay.port}
     assert [line for line in relay.log if " ERROR " in line] == []
