@@ -17,11 +17,26 @@ class Deadlines(Generic[Waiting]):
     """
 
     def __init__(self, seconds: float, expired: Callable[[Waiting], None]) -> None:
-        self._seconds = seconds
+        self.seconds: float = seconds
         self._expired = expired
         self._waiting: dict[Waiting, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # kept: to ask for it takes a system call each time
+
+    def change(self, seconds: float) -> None:
+        """Wait so long from now on, also for whoever was to be waited for longer than that still."""
+        self.seconds = seconds
+        loop = self._loop
+        if loop is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        latest = loop.time() + seconds
+        for who, when in self._waiting.items():
+            self._waiting[who] = min(when, latest)  # which leaves them in order
+        if self._waiting:
+            self._timer = loop.call_at(min(self._waiting.values()), self._look)
 
     def start(self, who: Waiting) -> None:
         """Wait for somebody from now on, also for whoever was waited for already."""
@@ -30,9 +45,9 @@ class Deadlines(Generic[Waiting]):
             loop = self._loop = asyncio.get_running_loop()
         waiting = self._waiting
         waiting.pop(who, None)  # so that it goes to the end
-        waiting[who] = loop.time() + self._seconds
+        waiting[who] = loop.time() + self.seconds
         if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._look)
+            self._timer = loop.call_later(self.seconds, self._look)
 
     def stop(self, who: Waiting) -> None:
         """Wait no longer for somebody; of no effect when nobody does."""

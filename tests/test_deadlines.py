@@ -38,6 +38,44 @@ async def test_those_whose_time_is_over_are_told_in_their_order(passing: Pass) -
     assert told == ["a", "b", "c"]
 
 
+async def test_lower_limit_counts_for_those_who_are_waited_for_too(passing: Pass) -> None:
+    told: list[str] = []
+    deadlines = Deadlines(60, told.append)
+    deadlines.start("a")
+    await passing(57)
+    deadlines.start("b")
+    deadlines.change(5)
+    deadlines.start("c")
+    await passing(3.1)
+    assert told == ["a"]  # no later than it was told
+    await passing(2)
+    assert told == ["a", "b", "c"]
+
+
+async def test_higher_limit_counts_for_those_who_come_later(passing: Pass) -> None:
+    told: list[str] = []
+    deadlines = Deadlines(5, told.append)
+    deadlines.start("a")
+    deadlines.change(60)
+    deadlines.start("b")
+    await passing(5.1)
+    assert told == ["a"]
+    await passing(55)
+    assert told == ["a", "b"]
+
+
+async def test_limit_changes_while_nobody_is_waited_for(passing: Pass) -> None:
+    told: list[str] = []
+    deadlines = Deadlines(60, told.append)
+    deadlines.change(5)
+    deadlines.start("a")
+    deadlines.stop("a")
+    deadlines.change(3)
+    deadlines.start("b")
+    await passing(3.1)
+    assert told == ["b"]
+
+
 async def test_nobody_is_told_before_the_time_is_over(passing: Pass) -> None:
     told: list[str] = []
     deadlines = Deadlines(10, told.append)
