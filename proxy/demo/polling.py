@@ -7,6 +7,8 @@ from contextlib import suppress
 import msgspec
 from aiohttp import web
 
+from proxy.demo.accounts import Unauthorized
+from proxy.demo.platform import refused, renew
 from proxy.demo.sessions import Carrier, HeldConnect, MalformedPayload, Outgoing, Session
 from proxy.demo.tenant import Tenant
 
@@ -25,22 +27,28 @@ async def poll(tenant: Tenant, request: web.Request) -> web.StreamResponse:
     except MalformedPayload:
         return web.Response(status=400, text="malformed")
     has_handshake = any(incoming.channel == "/meta/handshake" for incoming in batch)
-    admitted = tenant.accounts.admit_headers(request.headers, cookies=request.cookies)
-    if not admitted and not has_handshake:
-        return _unauthorized(request)
+    try:
+        admitted = tenant.admit(request)
+    except Unauthorized as refusal:
+        if not has_handshake:
+            return refused(request, refusal)
+        admitted = None
+    user = None if admitted is None else admitted.user
     if has_handshake and not tenant.answers_handshakes:
         await asyncio.Event().wait()  # as long as the client has patience: its leaving cancels us
     presented = request.cookies.get(BROWSER_COOKIE) if tenant.session_cookie else None
-    is_new_browser = tenant.session_cookie and has_handshake and admitted and presented is None
+    is_new_browser = tenant.session_cookie and has_handshake and user and presented is None
     browser = secrets.token_hex(12) if is_new_browser else presented
 
     def may_continue(session: Session) -> bool:
-        return admitted and session.browser in {None, browser}
+        return user == session.user and session.browser in {None, browser}
 
-    answers = tenant.answer(batch, Carrier(admits=lambda _: admitted, may_continue=may_continue, browser=browser))
+    answers = tenant.answer(batch, Carrier(admits=lambda _: user, may_continue=may_continue, browser=browser))
     response = web.StreamResponse(headers={"Content-Type": "application/json;charset=UTF-8"})
     if is_new_browser and browser is not None:
         response.set_cookie(BROWSER_COOKIE, browser, httponly=True)
+    if admitted is not None:
+        renew(tenant, admitted, response, secure=request.secure)
     await _respond(tenant, request, response=response, answers=answers)
     return response
 
@@ -91,15 +99,3 @@ async def _hold(held: HeldConnect, response: web.StreamResponse | None, *, keepa
         except TimeoutError:
             if response is not None and loop.time() < deadline:
                 await response.write(b" ")
-
-
-def _unauthorized(request: web.Request) -> web.Response:
-    # UseXBasic keeps a browser from opening its own login window.
-    scheme = "XBasic" if request.headers.get("UseXBasic", "").lower() == "true" else "Basic"
-    body = {"error": "security/Unauthorized", "message": "Invalid credentials! : Bad credentials"}
-    return web.Response(
-        status=401,
-        headers={"WWW-Authenticate": f'{scheme} realm="simulated tenant"'},
-        body=msgspec.json.encode(body) if "Accept" in request.headers else b"",
-        content_type="application/json",
-    )

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from proxy.demo.accounts import User
+
 
 Message = dict[str, Any]
 Outgoing = Mapping[str, object] | msgspec.Raw
@@ -90,6 +92,7 @@ class Session:
     """
 
     client_id: str
+    user: User
     browser: str | None
     idle_since: float
     subscriptions: set[str] = field(default_factory=set)
@@ -121,7 +124,7 @@ class Carrier:
     notifications as they come if it is a WebSocket.
     """
 
-    admits: Callable[[Message], bool]
+    admits: Callable[[Message], User | None]
     may_continue: Callable[[Session], bool]
     browser: str | None = None
     deliver: Callable[[list[Outgoing]], None] | None = None
@@ -141,14 +144,15 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._by_client_id.values()))
 
-    def publish(self, channel: str, data: object) -> int:
-        """Deliver to every subscribed session, or keep for its next connect; returns how many there are."""
+    def publish(self, channel: str, data: object, *, tenant: str) -> int:
+        """Deliver to every subscribed session of a tenant, or keep for its next connect; returns how many there are."""
         self._sweep()
         notification = msgspec.Raw(msgspec.json.encode({"channel": channel, "data": data}))
         receivers = [
             session
             for session in self
-            if any(channel_matches(subscription, channel) for subscription in session.subscriptions)
+            if session.user.tenant == tenant
+            and any(channel_matches(subscription, channel) for subscription in session.subscriptions)
         ]
         for session in receivers:
             session.receive(notification)
@@ -192,10 +196,11 @@ class Sessions:
             self._end(session, _unknown_client("/meta/connect"))
 
     def _open(self, message: Message, carrier: Carrier) -> Outgoing:
-        if not carrier.admits(message):
+        user = carrier.admits(message)
+        if user is None:
             return _reply(message, successful=False, error="403::Handshake denied")
         client_id = "".join(secrets.choice(_BASE_36) for _ in range(26 + secrets.randbelow(8)))
-        session = Session(client_id, carrier.browser, self._clock(), deliver=carrier.deliver)
+        session = Session(client_id, user, carrier.browser, self._clock(), deliver=carrier.deliver)
         self._by_client_id[client_id] = session
         ext = message.get("ext")
         return _reply(
@@ -222,7 +227,7 @@ class Sessions:
             case "/meta/disconnect":
                 self._end(session, {"successful": True, "advice": {"reconnect": "none", "interval": 0}})
             case _:
-                return self._publish_from_client(incoming)
+                return self._publish_from_client(incoming, session)
         return _reply(message, successful=True)
 
     def _connect(self, message: Message, session: Session, carrier: Carrier) -> HeldConnect:
@@ -236,11 +241,11 @@ class Sessions:
             held.woken.set()
         return held
 
-    def _publish_from_client(self, incoming: Incoming) -> Outgoing:
+    def _publish_from_client(self, incoming: Incoming, session: Session) -> Outgoing:
         if incoming.channel.startswith("/meta/"):
             return _reply(incoming.message, successful=False, error="404::Unknown meta channel")
         if not incoming.channel.startswith("/service/"):
-            self.publish(incoming.channel, incoming.data)
+            self.publish(incoming.channel, incoming.data, tenant=session.user.tenant)
         return _reply(incoming.message, successful=True)
 
     def _seconds_to_hold(self, message: Message) -> float:

@@ -7,21 +7,26 @@ which transport, how it denies a handshake, how it holds a connect. Nothing here
 import asyncio
 import socket
 import ssl
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from aiohttp import WSCloseCode, web
 
-from proxy.demo.accounts import Accounts
+from proxy.demo.accounts import Account, Accounts
+from proxy.demo.devices import Devices
+from proxy.demo.faults import Fault
+from proxy.demo.logins import Logins, SessionRules
+from proxy.demo.platform import device_routes, routes
 from proxy.demo.polling import poll
 from proxy.demo.sessions import Sessions
 from proxy.demo.sockets import CLOSE_SECONDS, converse
 from proxy.demo.tenant import Request, Tenant
 
 
-__all__ = ["ENDINGS", "PATHS", "Accounts", "Request", "Simulator"]
+__all__ = ["ENDINGS", "PATHS", "Account", "Accounts", "Fault", "Request", "SessionRules", "Simulator"]
 
 PATHS = (
     "/notification/realtime",
@@ -40,7 +45,10 @@ class Simulator(Tenant):
     """One tenant with one user, listening. Start and stop it, publish into it, look at what reached it.
 
     `hold_seconds` is how long a connect waits, `keepalive_seconds` how often a space is sent meanwhile, and
-    `max_interval_seconds` how long a client may stay away between two connects.
+    `max_interval_seconds` how long a client may stay away between two connects. `totp` is the base32 secret of the
+    user's second factor, `others` are more users, also of other tenants; `clock` gives the Unix time by which tokens
+    and one-time codes live. With `device_ssl_context`, which has to demand certificates, devices get tokens at
+    `device_url`.
     """
 
     def __init__(
@@ -56,19 +64,36 @@ class Simulator(Tenant):
         keepalive_seconds: float = 600.0,
         max_interval_seconds: float = 10.0,
         session_cookie: bool = True,
+        totp: str | None = None,
+        others: Collection[Account] = (),
+        rules: SessionRules | None = None,
+        clock: Callable[[], float] = time.time,
+        device_token_seconds: float = 3600.0,
         ssl_context: ssl.SSLContext | None = None,
+        device_ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(
             accounts=Accounts(
-                tenant=tenant, user=user, password=password, tfa=tfa, tokens=tokens, sessions=sessions or {}
+                tenant=tenant,
+                user=user,
+                password=password,
+                tfa=tfa,
+                tokens=tokens,
+                sessions=sessions or {},
+                totp=totp,
+                others=others,
             ),
+            logins=Logins(rules=rules or SessionRules(), clock=clock),
+            devices=Devices(tenant=tenant, token_seconds=device_token_seconds, clock=clock),
             sessions=Sessions(hold_seconds=hold_seconds, max_interval_seconds=max_interval_seconds),
             keepalive_seconds=keepalive_seconds,
             session_cookie=session_cookie,
         )
         self._ssl_context = ssl_context
-        self._runner: web.AppRunner | None = None
+        self._device_ssl_context = device_ssl_context
+        self._runners: list[web.AppRunner] = []
         self._address: tuple[str, int] | None = None
+        self._device_address: tuple[str, int] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -79,39 +104,33 @@ class Simulator(Tenant):
     ) -> None:
         await self.stop()
 
-    async def start(self, host: str = "localhost", port: int = 0) -> None:
+    async def start(self, host: str = "localhost", port: int = 0, *, device_port: int = 0) -> None:
         """Listen on one address of `host`; port 0 takes a free one. A stopped simulator may start again."""
-        listening = await _listen(host, port)
         app = web.Application(client_max_size=_BODY_LIMIT)
         for path in (path + ending for path in PATHS for ending in ENDINGS):
             app.router.add_route("GET", path, partial(converse, self))
             app.router.add_route("POST", path, partial(poll, self))
-        # Without handler_cancellation a held connect would outlive its client.
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            handler_cancellation=True,
-            shutdown_timeout=CLOSE_SECONDS,
-            max_line_size=_HEADER_LIMIT,
-            max_field_size=_HEADER_LIMIT,
-        )
-        await self._runner.setup()
-        await web.SockSite(self._runner, listening, ssl_context=self._ssl_context).start()
-        self._address = (host, listening.getsockname()[1])
+        app.router.add_routes(routes(self))
+        self._address = await self._serve(app, host, port, ssl_context=self._ssl_context)
+        if self._device_ssl_context is not None:
+            app = web.Application()
+            app.router.add_routes(device_routes(self))
+            self._device_address = await self._serve(app, host, device_port, ssl_context=self._device_ssl_context)
 
     async def stop(self) -> None:
         """Say goodbye on open WebSockets, abort every other connection, and forget all sessions."""
-        if self._runner is None:
+        runners, self._runners = self._runners, []
+        if not runners:
             return
-        for site in tuple(self._runner.sites):
+        for site in (site for runner in runners for site in tuple(runner.sites)):
             await site.stop()
         async with asyncio.TaskGroup() as group:
             for opened in tuple(self.sockets):
                 group.create_task(opened.close(code=WSCloseCode.GOING_AWAY))
-        self.drop_all()
+        _abort_connections(runners)
         self.forget_sessions()
-        await self._runner.cleanup()
-        self._runner = None
+        for runner in runners:
+            await runner.cleanup()
 
     @property
     def port(self) -> int:
@@ -121,21 +140,52 @@ class Simulator(Tenant):
     @property
     def url(self) -> str:
         """Scheme, host and port, as a client would configure its tenant."""
-        host, port = self._listened_on()
-        return f"{'https' if self._ssl_context else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        return _url("https" if self._ssl_context else "http", *self._listened_on())
+
+    @property
+    def device_url(self) -> str:
+        """Scheme, host and port of the listener for devices."""
+        if self._device_address is None:
+            raise RuntimeError("no listener for devices has been started")
+        return _url("https", *self._device_address)
 
     def drop_all(self) -> None:
         """Abort every connection, as a pulled cable does. Sessions live on for their clients to come back to."""
-        if self._runner is None or self._runner.server is None:
-            return
-        for connection in self._runner.server.connections:
-            if connection.transport is not None:
-                connection.transport.abort()
+        _abort_connections(self._runners)
+
+    async def _serve(
+        self, app: web.Application, host: str, port: int, *, ssl_context: ssl.SSLContext | None
+    ) -> tuple[str, int]:
+        listening = await _listen(host, port)
+        # Without handler_cancellation a held connect would outlive its client.
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=CLOSE_SECONDS,
+            max_line_size=_HEADER_LIMIT,
+            max_field_size=_HEADER_LIMIT,
+        )
+        self._runners.append(runner)
+        await runner.setup()
+        await web.SockSite(runner, listening, ssl_context=ssl_context).start()
+        return host, listening.getsockname()[1]
 
     def _listened_on(self) -> tuple[str, int]:
         if self._address is None:
             raise RuntimeError("the simulator has not been started")
         return self._address
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _abort_connections(runners: Iterable[web.AppRunner]) -> None:
+    for server in (runner.server for runner in runners if runner.server is not None):
+        for connection in server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
 
 
 async def _listen(host: str, port: int) -> socket.socket:

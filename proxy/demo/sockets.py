@@ -1,11 +1,14 @@
 """The simulator's WebSocket transport: text frames, replies in order, notifications as they are published."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from proxy.demo.accounts import Unauthorized, User
+from proxy.demo.platform import renew
 from proxy.demo.sessions import Carrier, HeldConnect, MalformedPayload, Message, Outgoing
 from proxy.demo.tenant import Tenant
 
@@ -26,15 +29,17 @@ async def converse(tenant: Tenant, request: web.Request) -> web.StreamResponse:
     )
     if not opened.can_prepare(request):
         return web.Response(status=405, headers={"Allow": "POST"})
+    _renew(tenant, request, opened)
     await opened.prepare(request)
     outbox = Outbox()
     deliver = outbox.put_nowait
+    shaken: list[Callable[[], bool]] = []
     carrier = Carrier(
-        admits=lambda message: tenant.accounts.admit_authn(_authn_of(message), cookies=request.cookies),
+        admits=lambda message: _admit(tenant, message, request, shaken=shaken),
         may_continue=lambda _: True,  # on a WebSocket the clientId alone is believed
         deliver=deliver,
     )
-    tenant.sockets.add(opened)
+    tenant.sockets[opened] = shaken
     tenant.note_change()
     try:
         async with asyncio.TaskGroup() as group:
@@ -57,10 +62,32 @@ async def converse(tenant: Tenant, request: web.Request) -> web.StreamResponse:
             for task in (writing, *holding):
                 task.cancel()
     finally:
-        tenant.sockets.discard(opened)
+        del tenant.sockets[opened]
         tenant.sessions.detach(deliver)
         tenant.note_change()
     return opened
+
+
+def _renew(tenant: Tenant, request: web.Request, opened: web.WebSocketResponse) -> None:
+    if tenant.logins.rules.renews_upgrades:
+        with suppress(Unauthorized):  # a browser's cookie comes alone, and is no credential before its handshake
+            renew(tenant, tenant.admit(request), opened, secure=request.secure)
+
+
+def _admit(tenant: Tenant, message: Message, request: web.Request, *, shaken: list[Callable[[], bool]]) -> User | None:
+    """Who shakes hands; what they did it with is added to what the socket lives by."""
+
+    def user() -> User | None:
+        try:
+            authn = _authn_of(message)
+            return tenant.admission.by_authn(authn, headers=request.headers, cookies=request.cookies).user
+        except Unauthorized:
+            return None
+
+    admitted = user()
+    if admitted is not None:
+        shaken.append(lambda: user() == admitted)
+    return admitted
 
 
 def _reply(tenant: Tenant, payload: bytes, *, carrier: Carrier, outbox: Outbox) -> list[HeldConnect]:
