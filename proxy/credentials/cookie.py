@@ -17,6 +17,10 @@ class CookieSource:
 
     name: Final = "cookie"
     is_clients_own: Final = True
+    is_revoked: Final = False
+
+    def retire(self) -> None:
+        """The credential is the client's, and stays as good as it was."""
 
     def is_usable(self) -> bool:
         return True

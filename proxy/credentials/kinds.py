@@ -127,4 +127,29 @@ class OAuthCookie(_Secrets):
         return {AUTHORIZATION_COOKIE: self.token}
 
 
-Credential = Basic | Jwt | OAuthCookie
+@dataclass(frozen=True, slots=True)
+class PlatformSessionCookie(_Complete):
+    """A platform session of this proxy's own: its `authorization` cookie and the XSRF token that belongs to it.
+
+    Unlike with `OAuthCookie`, nothing of it is the client's: what a client offers neither completes nor replaces it.
+    """
+
+    token: str = field(repr=False)
+    xsrf_token: str = field(repr=False)
+    tenant: str | None = None
+
+    def authn(self) -> dict[str, str]:
+        return {"xsrfToken": self.xsrf_token}
+
+    def headers(self) -> dict[str, str]:
+        return {"X-XSRF-TOKEN": self.xsrf_token}
+
+    def cookies(self) -> dict[str, str]:
+        return {AUTHORIZATION_COOKIE: self.token}
+
+    def secrets(self) -> list[bytes]:
+        """The cookie, too: no client knows it, and upstream quotes one that it does not like."""
+        return sorted([self.token.encode(), *_Complete.secrets(self)], key=len, reverse=True)
+
+
+Credential = Basic | Jwt | OAuthCookie | PlatformSessionCookie

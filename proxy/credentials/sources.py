@@ -1,5 +1,6 @@
 """What a credential source is, whichever it is."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -13,11 +14,23 @@ class NoCredential(Exception):
 
 
 class CoolingDown(NoCredential):
-    """Upstream rejected the stored value; it is not offered again for `seconds`, or until it changes."""
+    """Upstream rejected the value, or what it is fetched with; that is not offered again for `seconds`, or until it
+    changes.
+    """
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__("Upstream rejected the stored credential; it is not offered again for a while")
+    def __init__(
+        self, seconds: float, text: str = "Upstream rejected the stored credential; it is not offered again for a while"
+    ) -> None:
+        super().__init__(text)
         self.seconds = seconds
+
+
+class Coming(NoCredential):
+    """The credential is on its way. `arrival` is set when it is here, or known not to come: then ask again, once."""
+
+    def __init__(self, arrival: asyncio.Event) -> None:
+        super().__init__("The credential is not here yet")
+        self.arrival = arrival
 
 
 class CredentialSource(Protocol):
@@ -33,8 +46,17 @@ class CredentialSource(Protocol):
         """Whether the credential is the client's: its User-Agent and renewed cookies then pass through."""
         ...
 
+    @property
+    def is_revoked(self) -> bool:
+        """Whether what this gave out must be used no longer, also on connections that are open; as of the last look."""
+        ...
+
     def is_usable(self) -> bool:
-        """Whether this source could serve a client that brings what it must."""
+        """Whether this source could serve a client that brings what it must. Looks where the credential is kept."""
+        ...
+
+    def retire(self) -> None:
+        """Give out nothing any more: another source took the place of this one, or none did."""
         ...
 
     def secrets(self) -> Iterable[str]:

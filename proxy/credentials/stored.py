@@ -15,17 +15,18 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from proxy.credentials.guard import Guard
+from proxy.credentials.guards import Guards
 from proxy.credentials.kinds import Basic, Credential, Jwt, is_token
 from proxy.credentials.sources import CoolingDown, NoCredential
 from proxy.head import Head
 
 
-NAMES: Final = ("tenant", "user", "password", "tfa", "token")
+NAMES: Final = ("tenant", "user", "password", "tfa", "token", "tfa_code", "totp_secret")
+_FOR_LOGIN_ONLY: Final = ("tfa_code", "totp_secret")
 _FILE_LIMIT: Final = 64 * 1024
 _READ_ATTEMPTS: Final = 3
 
@@ -34,6 +35,10 @@ log = logging.getLogger(__name__)
 
 class BrokenCredential(ValueError):
     """Stored values that make no credential. The text names the values, never their content."""
+
+
+class RevokedCredential(BrokenCredential):
+    """Stored values that were taken away on purpose: those before must be used no longer."""
 
 
 class UnreadableCredential(BrokenCredential):
@@ -45,9 +50,10 @@ def credential_from(values: Mapping[str, str]) -> Basic | Jwt:
 
     `token` alone makes a Jwt; `user` and `password`, with an optional `tenant` and `tfa`, make a Basic.
     """
-    for name, value in values.items():
-        if not _is_utf8(value):
-            raise BrokenCredential(f"{name} is not UTF-8 text")
+    check_text(values)
+    for name in _FOR_LOGIN_ONLY:
+        if name in values:
+            raise BrokenCredential(f"{name} is for a login (source = login), and means nothing here: take it away")
     if "token" in values:
         others = [name for name in ("user", "password", "tfa") if name in values]
         if others:
@@ -68,6 +74,13 @@ def credential_from(values: Mapping[str, str]) -> Basic | Jwt:
     return Basic(values["user"], values["password"], tenant=values.get("tenant"), tfa=values.get("tfa"))
 
 
+def check_text(values: Mapping[str, str]) -> None:
+    """Raises BrokenCredential where a value is no text."""
+    for name, value in values.items():
+        if not _is_utf8(value):
+            raise BrokenCredential(f"{name} is not UTF-8 text")
+
+
 def _is_utf8(value: str) -> bool:
     """An environment may hold any bytes; Python smuggles those that are no UTF-8 into texts as surrogates."""
     try:
@@ -78,6 +91,31 @@ def _is_utf8(value: str) -> bool:
 
 
 Fingerprint = tuple[object, ...]
+
+
+class Store(Protocol):
+    """Where values are kept."""
+
+    def fingerprint(self) -> Fingerprint | None:
+        """What changes when any value does; None when there is nothing to look at."""
+        ...
+
+    def read(self) -> Mapping[str, str]:
+        """All values at one moment, by the names of `NAMES`. Raises BrokenCredential."""
+        ...
+
+
+class FixedValues:
+    """Values given once, as those of an environment are."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+
+    def fingerprint(self) -> Fingerprint:
+        return ()
+
+    def read(self) -> Mapping[str, str]:
+        return self._values
 
 
 class SecretDirectory:
@@ -161,34 +199,48 @@ def _identity(name: str, directory: int) -> tuple[int, ...] | None:
 
 
 class StoredSource:
-    """One stored credential for all clients.
+    """One stored credential for all clients; `kind` is what metrics call the source, and `credential` the name in the
+    configuration.
 
     `clock` gives monotonic seconds; `on_load` is told of every attempt to load, whether it went well.
     """
 
-    name: Final = "stored"
     is_clients_own: Final = False
 
     def __init__(
         self,
-        store: SecretDirectory | Mapping[str, str],
+        store: Store,
         *,
+        kind: str = "stored",
+        credential: str = "default",
         cooldown_seconds: float,
         clock: Callable[[], float],
         on_load: Callable[[bool], None],
     ) -> None:
+        self.name: Final = kind
+        self.is_revoked = False
+        self._called = credential
         self._store = store
         self._cooldown = cooldown_seconds
-        self._clock = clock
         self._on_load = on_load
         self._seen: Fingerprint | None = ("never looked",)
         self._credential: Basic | Jwt | None = None
-        self._guards: dict[str, Guard] = {}
+        self._guards = Guards(cooldown_seconds, clock, self._tell_denied)
         self._complaint = ""
+        self._is_retired = False
 
     def is_usable(self) -> bool:
         self._look()
         return self._credential is not None
+
+    def retire(self) -> None:
+        self._is_retired = True
+        self._guards.renew()
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with the values, as the log tells it; empty while they are well."""
+        return self._complaint
 
     def secrets(self) -> tuple[str, ...]:
         if self._credential is None:
@@ -207,49 +259,46 @@ class StoredSource:
     def recheck(self, credential: Credential, endpoint: str) -> None:
         """Raises NoCredential when the stored value has changed since, and CoolingDown."""
         self._look()
-        if credential != self._credential:
+        if credential != self._credential or self._is_retired:
             raise NoCredential("The stored credential has changed: connect again")
         self._check_rest(endpoint)
 
     def guard(self, credential: Credential, endpoint: str) -> Guard | None:
-        if credential is not self._credential and credential != self._credential:
+        if self._is_retired or (credential is not self._credential and credential != self._credential):
             return None
-        guard = self._guards.get(endpoint)
-        if guard is None:
-            guard = self._guards[endpoint] = Guard(self._cooldown, self._clock, partial(self._tell_denied, endpoint))
-        return guard
+        return self._guards.at(endpoint)
 
     def _check_rest(self, endpoint: str) -> None:
-        guard = self._guards.get(endpoint)
-        if guard is not None and (seconds := guard.resting_seconds):
+        if seconds := self._guards.resting_seconds(endpoint):
             raise CoolingDown(seconds)
 
     def _tell_denied(self, endpoint: str) -> None:
         log.error(
-            "Upstream rejected the stored credential at %s; it is not offered there for %g s unless it changes",
+            "Upstream rejected the credential %s at %s; it is not offered there for %g s unless it changes",
+            self._called,
             endpoint,
             self._cooldown,
         )
 
     def _look(self) -> None:
-        seen = self._store.fingerprint() if isinstance(self._store, SecretDirectory) else ()
+        seen = self._store.fingerprint()
         if seen == self._seen:
             return
         self._seen = seen
         try:
-            credential = credential_from(
-                self._store.read() if isinstance(self._store, SecretDirectory) else self._store
-            )
+            credential = credential_from(self._store.read())
         except BrokenCredential as problem:
             self._complain(problem)
             return
         self._complaint = ""
+        self.is_revoked = False
+        self._take(credential)
+        self._on_load(True)  # noqa: FBT003 - the callback's one argument
+
+    def _take(self, credential: Basic | Jwt | None) -> None:
         if credential != self._credential:
             self._credential = credential
-            guards, self._guards = self._guards, {}
-            for guard in guards.values():  # what waits has the old value in hand
-                guard.call_off()
-        self._on_load(True)  # noqa: FBT003 - the callback's one argument
+            self._guards.renew()
 
     def _complain(self, problem: BrokenCredential) -> None:
         """Log and count what is wrong; what may pass by itself is looked at again, but told only once."""
@@ -258,6 +307,9 @@ class StoredSource:
             if str(problem) == self._complaint:
                 return
         self._complaint = str(problem)
+        if isinstance(problem, RevokedCredential):
+            self.is_revoked = True
+            self._take(None)
         remedy = "Handshakes are refused until it is mended" if self._credential is None else "The last good one stays"
-        log.error("The stored credential is broken: %s. %s", problem, remedy)
+        log.error("The credential %s is broken: %s. %s", self._called, problem, remedy)
         self._on_load(False)  # noqa: FBT003 - see above

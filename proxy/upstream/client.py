@@ -1,11 +1,11 @@
 """Upgrades and POSTs to the one upstream."""
 
 import logging
-import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from proxy.deadlines import TimeLimit
+from proxy.tls import Trust
 from proxy.upstream.dialling import DialFailed, Dialler, Line
 from proxy.upstream.posts import BadAnswer, Pool, Prepared, UpstreamUnavailable, Wire, prepare
 
@@ -26,14 +26,14 @@ class Upstream:
 
     Times are in seconds, sizes in bytes. `open_seconds` bounds DNS, TCP, TLS and upgrade together; `idle_seconds`
     bounds the silence within an answer to a POST, which for a held connect is normal for hours. `proxy_url` names an
-    HTTP proxy on the way. `tls` is None for the system's certificate authorities.
+    HTTP proxy on the way. `tls` gives what is trusted.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: Trust,
         proxy_url: str | None = None,
         open_seconds: float,
         idle_seconds: float,
@@ -47,6 +47,15 @@ class Upstream:
         """Cut off every connection that carries POSTs; those of WebSockets belong to who dialled them."""
         self._opening.close()
         self._pool.close()
+
+    def retire(self) -> None:
+        """Keep no connection for a next POST any more: another way to upstream took the place of this one."""
+        self._pool.retire()
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a POST is on one of its connections."""
+        return len(self._pool) > 0
 
     async def dial(self, path: str, key: str, headers: Mapping[str, str]) -> Line:
         """Open a WebSocket under the client's `Sec-WebSocket-Key`. Raises UpgradeRejected and UpstreamUnavailable."""

@@ -11,6 +11,7 @@ from typing import Final, Protocol, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from proxy.http1 import END, LINE_END, AnswerHead, MalformedHead, read_answer, write_request
+from proxy.tls import Trust
 
 
 _NAME_SECONDS: Final = 10.0  # how long the addresses of a name are taken for known
@@ -49,11 +50,13 @@ class Taker(Protocol):
 
 
 class Dialler:
-    """Opens connections to the upstream at `url`, through the HTTP proxy at `proxy_url` where there is one."""
+    """Opens connections to the upstream at `url`, through the HTTP proxy at `proxy_url` where there is one. `tls`
+    gives what is trusted, and is asked at each of them.
+    """
 
-    def __init__(self, url: str, *, tls: ssl.SSLContext | None, proxy_url: str | None, max_head_bytes: int) -> None:
+    def __init__(self, url: str, *, tls: Trust, proxy_url: str | None, max_head_bytes: int) -> None:
         self._url = urlsplit(url)
-        self._tls = (tls or ssl.create_default_context()) if self._url.scheme == "https" else None
+        self._trust = tls if self._url.scheme == "https" else None
         self._proxy = urlsplit(proxy_url) if proxy_url else None
         self._limit = max_head_bytes
         self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
@@ -92,19 +95,20 @@ class Dialler:
 
     async def _open(self) -> "tuple[asyncio.Transport, _Waiting]":
         host, port = _address(self._url)
+        tls = self._trusted()
         if self._proxy is None:
-            return await self._connect(host, port, self._tls)
+            return await self._connect(host, port, tls)
         transport, waiting = await self._connect(*_address(self._proxy), None)
         try:
             await self._tunnel(transport, waiting, f"{self._url.hostname}:{port}")
             loop = asyncio.get_running_loop()
             through = _Waiting(loop, self._limit)
-            if self._tls is None:
+            if tls is None:
                 transport.set_protocol(through)
                 through.connection_made(transport)
                 transport.resume_reading()
                 return transport, through
-            encrypted = await loop.start_tls(transport, through, self._tls, server_hostname=host)
+            encrypted = await loop.start_tls(transport, through, tls, server_hostname=host)
         except BaseException:
             transport.abort()
             raise
@@ -113,6 +117,15 @@ class Dialler:
         through.connection_made(encrypted)
         return encrypted, through
 
+    def _trusted(self) -> ssl.SSLContext | None:
+        """What TLS is spoken with, if it is. Raises DialFailed."""
+        if self._trust is None:
+            return None
+        tls = self._trust()
+        if tls is None:
+            raise DialFailed("There is no certificate authority to trust: see upstream.ca_file")
+        return tls
+
     async def _tunnel(self, transport: asyncio.Transport, waiting: "_Waiting", target: str) -> None:
         """Ask the HTTP proxy for a way to upstream, as RFC 6455, section 4.1 wants it."""
         headers = [("Host", target)]
@@ -120,8 +133,9 @@ class Dialler:
             told = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}"
             headers.append(("Proxy-Authorization", f"Basic {b64encode(told.encode()).decode()}"))
         transport.write(write_request("CONNECT", target, headers) + LINE_END)
-        if read_answer(await waiting.head).status != HTTPStatus.OK or waiting.rest:
-            raise DialFailed("The HTTP proxy on the way to upstream did not let us through")
+        status = read_answer(await waiting.head).status
+        if status != HTTPStatus.OK or waiting.rest:
+            raise DialFailed(f"The HTTP proxy on the way to upstream did not let us through (HTTP {status})")
 
     async def _connect(self, host: str, port: int, tls: ssl.SSLContext | None) -> "tuple[asyncio.Transport, _Waiting]":
         loop = asyncio.get_running_loop()

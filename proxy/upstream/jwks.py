@@ -7,14 +7,15 @@ is logged once per change.
 import asyncio
 import contextlib
 import logging
-import os
-import ssl
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Generic, Self, TypeVar
+from typing import Final, Generic, TypeVar
 
 import aiohttp
+
+from proxy.files import Reloaded
+from proxy.tls import Trust
 
 
 Keys = TypeVar("Keys")
@@ -27,71 +28,39 @@ _INTERVAL_SECONDS: Final = 3600.0
 _SPACING_SECONDS: Final = 30.0
 _MOST_SOUGHT: Final = 64
 
-Fingerprint = tuple[int, ...] | None
-
 
 class NoKeys(Exception):
     """What should hold keys cannot be had. The text says why, and quotes nothing."""
 
 
-class KeysInFile(Generic[Keys]):
-    """The keys in a file, which is looked at each time they are asked for, and read again when it has changed.
+class KeysInFile(Reloaded[Keys]):
+    """The keys in a file.
 
     `parse` makes keys out of its content, and raises ValueError for what is none, with a text that quotes nothing.
     """
 
-    def __init__(self, file: Path, parse: Callable[[bytes], Keys]) -> None:
-        self._file = file
-        self._parse = parse
-        self._keys: Keys | None = None
-        self._seen: Fingerprint = ()
-        self._complaint = ""
-
-    def current(self) -> Keys | None:
-        """The keys; None while there were never good ones."""
-        seen = _fingerprint(self._file)
-        if seen != self._seen:
-            self._seen = seen
-            try:
-                self._keys = self._parse(self._read())
-                self._complaint = ""
-            except (ValueError, NoKeys) as problem:
-                if isinstance(problem, NoKeys):
-                    self._seen = ()  # which may pass by itself, so it is looked at again
-                if str(problem) != self._complaint:
-                    self._complaint = str(problem)
-                    _complain(f"gate.jwt.jwks_file: {problem}", has_keys=self._keys is not None)
-        return self._keys
+    def __init__(self, file: Path, parse: Callable[[bytes], Keys], *, on_load: Callable[[bool], None]) -> None:
+        super().__init__([file], lambda: parse(_content(file)), key="gate.jwt.jwks_file", on_load=on_load)
 
     def seek(self, name: str) -> bool:  # noqa: ARG002 - all that the file has is here
         """Whether a key that is not among them may still come soon: no, it would have to be written first."""
         return False
 
-    def _read(self) -> bytes:
-        try:
-            with self._file.open("rb") as opened:
-                content = opened.read(_SIZE_LIMIT + 1)
-        except OSError as error:
-            raise NoKeys(f"cannot be read: {error.strerror}") from None
-        if len(content) > _SIZE_LIMIT:
-            raise NoKeys(f"expected at most {_SIZE_LIMIT} bytes")
-        return content
 
-
-def _fingerprint(file: Path) -> Fingerprint:
-    """What changes when the content of a file does; None when it cannot be looked at."""
-    try:
-        status = os.stat(file)  # noqa: PTH116 - a third of the time of Path's
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _content(file: Path) -> bytes:
+    """Raises OSError, and ValueError for a file that is too long."""
+    with file.open("rb") as opened:
+        content = opened.read(_SIZE_LIMIT + 1)
+    if len(content) > _SIZE_LIMIT:
+        raise ValueError(f"expected at most {_SIZE_LIMIT} bytes")
+    return content
 
 
 class KeysAtUrl(Generic[Keys]):
-    """The keys at a URL, as an asynchronous context manager that fetches them at its start, every `interval_seconds`,
-    and `spacing_seconds` after the last time when that failed, or when one is sought that is not there.
+    """The keys at a URL. Once started, it fetches them at once, every `interval_seconds`, and `spacing_seconds` after
+    the last time when that failed, or when one is sought that is not there.
 
-    `tls` is None for the system's certificate authorities; `parse` is as above.
+    `tls` gives what is trusted, and is None for the system's certificate authorities; `parse` is as above.
     """
 
     def __init__(
@@ -99,7 +68,7 @@ class KeysAtUrl(Generic[Keys]):
         url: str,
         parse: Callable[[bytes], Keys],
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: Trust | None = None,
         interval_seconds: float = _INTERVAL_SECONDS,
         spacing_seconds: float = _SPACING_SECONDS,
         fetch_seconds: float = _FETCH_SECONDS,
@@ -118,12 +87,13 @@ class KeysAtUrl(Generic[Keys]):
         self._complaint = ""
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Begin to fetch them."""
         self._wanted = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep())
-        return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def stop(self) -> None:
+        """Fetch them no more."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -180,6 +150,9 @@ class KeysAtUrl(Generic[Keys]):
 
     async def _fetched(self) -> bytes:
         """What is at the URL. Raises NoKeys."""
+        trusted = None if self._tls is None else self._tls()
+        if trusted is None and self._tls is not None:
+            raise NoKeys("there is no certificate authority to trust: see gate.jwt.ca_file")
         try:
             async with (
                 # One for each fetch, so that no cookie outlives it.
@@ -192,7 +165,7 @@ class KeysAtUrl(Generic[Keys]):
                     self._url,
                     allow_redirects=False,
                     headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-                    ssl=self._tls or True,
+                    ssl=trusted or True,
                 ) as response,
             ):
                 if response.status != HTTPStatus.OK:

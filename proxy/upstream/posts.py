@@ -107,6 +107,10 @@ class Pool:
         self._unused = Deadlines(_POOLED_SECONDS, Wire.close)
         self._waiting: dict[Key, list[Wire]] = {}
         self._wires: set[Wire] = set()
+        self._is_retired = False
+
+    def __len__(self) -> int:
+        return len(self._wires)
 
     def take(self, key: Key) -> "Wire | None":
         """A connection that waits, and carried nothing but the same credential; the one that was used last."""
@@ -138,6 +142,9 @@ class Pool:
 
     def give_back(self, wire: "Wire") -> None:
         """Let a connection wait for its next POST."""
+        if self._is_retired:
+            wire.close()
+            return
         self._waiting.setdefault(wire.key, []).append(wire)
         self._unused.start(wire)
 
@@ -151,6 +158,12 @@ class Pool:
             waiting.remove(wire)
             if not waiting:
                 del self._waiting[wire.key]
+
+    def retire(self) -> None:
+        """Let no connection wait any more."""
+        self._is_retired = True
+        for wire in [wire for waiting in self._waiting.values() for wire in waiting]:
+            wire.close()
 
     def close(self) -> None:
         """Cut off what is still there."""

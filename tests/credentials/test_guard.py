@@ -1,6 +1,7 @@
 """A value that upstream may deny is offered by one at a time until that is known, and nobody waits for ever."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -508,8 +509,8 @@ class Model(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         def act() -> None:
             self.stand.clock.now += seconds
-            probe = self.stand.guard._trying
-            if probe in self.stand.guard._silences._waiting and seconds >= SILENCE_SECONDS:  # silence is consent
+            probe, silent = self.stand.guard._trying, self.stand.guard._silences._waiting
+            if probe is not None and silent.get(probe, math.inf) <= self.now:  # silence is consent
                 self.prove()
 
         self.do(act)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.credentials.kinds import Basic, Credential, Jwt, OAuthCookie, is_token
+from proxy.credentials.kinds import Basic, Credential, Jwt, OAuthCookie, PlatformSessionCookie, is_token
 
 
 PROPERTY: Final = settings(derandomize=True, deadline=None, max_examples=100)
@@ -85,6 +85,13 @@ def b64(text: str) -> str:
             {"authorization": "c"},
             id="the spare is for need alone",
         ),
+        pytest.param(
+            PlatformSessionCookie("c", "x", tenant="t1"),
+            {"xsrfToken": "x"},
+            {"X-XSRF-TOKEN": "x"},
+            {"authorization": "c"},
+            id="a session of our own",
+        ),
     ],
 )
 def test_credential_projects_itself(
@@ -116,6 +123,12 @@ def test_credential_projects_itself(
         ),
         pytest.param(Basic("u", "p"), {"token": "t", "tfa": "f"}, Basic("u", "p"), id="basic lacks nothing"),
         pytest.param(Jwt("t"), {"token": "u", "xsrfToken": "x"}, Jwt("t"), id="jwt lacks nothing"),
+        pytest.param(
+            PlatformSessionCookie("c", "x"),
+            {"token": "u", "xsrfToken": "y"},
+            PlatformSessionCookie("c", "x"),
+            id="a session of our own lacks nothing",
+        ),
     ],
 )
 def test_credential_is_completed_by_its_missing_half_alone(
@@ -124,8 +137,8 @@ def test_credential_is_completed_by_its_missing_half_alone(
     assert credential.completed(offered) == completed
 
 
-def test_only_a_cookie_is_completed_by_the_client() -> None:
-    assert Basic.completed_by == Jwt.completed_by == frozenset()
+def test_only_a_cookie_of_the_clients_is_completed_by_the_client() -> None:
+    assert Basic.completed_by == Jwt.completed_by == PlatformSessionCookie.completed_by == frozenset()
     assert OAuthCookie.completed_by == {"xsrfToken"}
 
 
@@ -138,6 +151,11 @@ def test_only_a_cookie_is_completed_by_the_client() -> None:
         pytest.param(Jwt("canary-1"), "Jwt()", id="jwt"),
         pytest.param(
             OAuthCookie("canary-1", xsrf_token="canary-2", spare_xsrf_token="canary-3"), "OAuthCookie()", id="cookie"
+        ),
+        pytest.param(
+            PlatformSessionCookie("canary-1", "canary-2", tenant="t1"),
+            "PlatformSessionCookie(tenant='t1')",
+            id="a session of our own",
         ),
     ],
 )
@@ -157,6 +175,7 @@ def test_credential_shows_no_secret(credential: Credential, shown: str) -> None:
         pytest.param(Jwt("a="), ["a=", "a"], id="padding"),
         pytest.param(OAuthCookie("c", xsrf_token="="), ["="], id="nothing but padding"),
         pytest.param(OAuthCookie("c"), [], id="open"),
+        pytest.param(PlatformSessionCookie("a.b.c=", "x="), ["a.b.c=", "x=", "x"], id="a session of our own"),
     ],
 )
 def test_secrets_are_known_with_and_without_padding(credential: Credential, secrets: list[str]) -> None:
@@ -165,7 +184,9 @@ def test_secrets_are_known_with_and_without_padding(credential: Credential, secr
     assert [*map(len, known)] == sorted(map(len, known), reverse=True)
 
 
-@pytest.mark.parametrize("credential", [Basic("u", "p"), Jwt("t"), OAuthCookie("c")], ids=repr)
+@pytest.mark.parametrize(
+    "credential", [Basic("u", "p"), Jwt("t"), OAuthCookie("c"), PlatformSessionCookie("c", "x")], ids=repr
+)
 def test_credential_is_a_frozen_value(credential: Credential) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(credential, fields(credential)[0].name, "other")

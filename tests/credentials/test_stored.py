@@ -14,7 +14,7 @@ import pytest
 
 from proxy.credentials.kinds import Basic, Credential, Jwt
 from proxy.credentials.sources import CoolingDown, NoCredential
-from proxy.credentials.stored import BrokenCredential, SecretDirectory, StoredSource, credential_from
+from proxy.credentials.stored import BrokenCredential, FixedValues, SecretDirectory, StoredSource, credential_from
 from proxy.head import Head
 
 
@@ -39,9 +39,10 @@ class Clock:
 class Store:
     """A stored source, the clock that it sees, and what it told of its loads."""
 
-    def __init__(self, store: SecretDirectory | Mapping[str, str], *, cooldown: float = 60.0) -> None:
+    def __init__(self, kept: SecretDirectory | Mapping[str, str], *, cooldown: float = 60.0) -> None:
         self.loads: list[bool] = []
         self.clock = Clock()
+        store = kept if isinstance(kept, SecretDirectory) else FixedValues(kept)
         self.source = StoredSource(store, cooldown_seconds=cooldown, clock=self.clock, on_load=self.loads.append)
 
     async def obtain(self, endpoint: str = REALTIME) -> Credential:
@@ -124,6 +125,10 @@ def test_values_make_one_credential(values: dict[str, str], credential: Credenti
         pytest.param({"token": f"{CANARY}\nx"}, ["token"], id="a token of two lines"),
         pytest.param({"user": f"{CANARY}:x", "password": "p"}, ["user"], id="a colon in the user"),
         pytest.param({"user": "u", "password": "p", "tfa": f"{CANARY}\r\nx: y"}, ["tfa"], id="a line break in tfa"),
+        pytest.param(
+            {"user": "u", "password": "p", "totp_secret": CANARY}, ["totp_secret", "login"], id="a secret for logins"
+        ),
+        pytest.param({"token": "t", "tfa_code": CANARY}, ["tfa_code", "login"], id="a code for a login"),
         pytest.param({"tenant": f"{CANARY}:x", "user": "u", "password": "p"}, ["tenant"], id="a colon in the tenant"),
         pytest.param({"user": "u", "password": f"{CANARY}\udcff"}, ["password"], id="a password that is not UTF-8"),
         pytest.param({"user": f"{CANARY}\udcff", "password": "p"}, ["user"], id="a user that is not UTF-8"),

@@ -47,7 +47,7 @@ def saying(answer: bytes) -> Serve:
 
 
 def dialler(url: str, *, tls: ssl.SSLContext | None = None, proxy_url: str | None = None) -> Dialler:
-    return Dialler(url, tls=tls, proxy_url=proxy_url, max_head_bytes=1000)
+    return Dialler(url, tls=lambda: tls or ssl.create_default_context(), proxy_url=proxy_url, max_head_bytes=1000)
 
 
 class Taker(asyncio.Protocol):

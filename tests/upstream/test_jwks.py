@@ -38,13 +38,27 @@ def nothing_is_quoted(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert CANARY not in caplog.text
 
 
+def ignore(_: bool) -> None:  # noqa: FBT001 - a callback
+    """How a load went is nobody's business here."""
+
+
+@asynccontextmanager
+async def started(keys: KeysAtUrl[str]) -> AsyncIterator[KeysAtUrl[str]]:
+    """Keys that are fetched meanwhile."""
+    await keys.start()
+    try:
+        yield keys
+    finally:
+        await keys.stop()
+
+
 # In a file ------------------------------------------------------------------------------------------------------------
 
 
 def test_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_text("keys 1")
-    keys = KeysInFile(file, parsed)
+    keys = KeysInFile(file, parsed, on_load=ignore)
     assert keys.current() == "keys 1"
     file.write_text("keys two")
     assert keys.current() == "keys two"
@@ -54,14 +68,14 @@ def test_file_that_did_not_change_is_not_read_again(tmp_path: Path) -> None:
     """Whoever judges tokens tells by the object whether the keys are still the same."""
     file = tmp_path / "jwks.json"
     file.write_text("keys")
-    keys = KeysInFile(file, parsed)
+    keys = KeysInFile(file, parsed, on_load=ignore)
     assert keys.current() is keys.current()
 
 
 def test_file_that_is_replaced_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_text("keys 1")
-    keys = KeysInFile(file, parsed)
+    keys = KeysInFile(file, parsed, on_load=ignore)
     assert keys.current() == "keys 1"
     status = file.stat()
     fresh = tmp_path / "fresh"
@@ -78,7 +92,7 @@ def test_broken_file_keeps_the_last_good_keys_and_is_told_once(
 ) -> None:
     file = tmp_path / "jwks.json"
     file.write_text("keys")
-    keys = KeysInFile(file, parsed)
+    keys = KeysInFile(file, parsed, on_load=ignore)
     assert keys.current() == "keys"
     file.unlink()
     if content is not None:
@@ -86,14 +100,14 @@ def test_broken_file_keeps_the_last_good_keys_and_is_told_once(
     assert [keys.current() for _ in range(3)] == ["keys"] * 3
     [told] = complaints(caplog)
     assert "gate.jwt.jwks_file" in told
-    assert "last good keys stay" in told
+    assert "last good one stays" in told
     file.write_text("keys 2")
     assert keys.current() == "keys 2"
 
 
 @pytest.mark.logs_errors
 def test_file_that_was_never_there_has_no_keys_until_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    keys = KeysInFile(tmp_path / "jwks.json", parsed)
+    keys = KeysInFile(tmp_path / "jwks.json", parsed, on_load=ignore)
     assert [keys.current() for _ in range(3)] == [None] * 3
     assert len(complaints(caplog)) == 1
     (tmp_path / "jwks.json").write_text("keys")
@@ -104,7 +118,7 @@ def test_file_that_was_never_there_has_no_keys_until_it_is(tmp_path: Path, caplo
 def test_file_that_could_not_be_opened_for_a_while_is_read_afterwards(tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_text("keys")
-    keys = KeysInFile(file, parsed)
+    keys = KeysInFile(file, parsed, on_load=ignore)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
@@ -115,7 +129,7 @@ def test_file_that_could_not_be_opened_for_a_while_is_read_afterwards(tmp_path: 
 
 
 def test_nothing_comes_to_a_file_by_itself(tmp_path: Path) -> None:
-    assert KeysInFile(tmp_path / "jwks.json", parsed).seek("k") is False
+    assert KeysInFile(tmp_path / "jwks.json", parsed, on_load=ignore).seek("k") is False
 
 
 # At a URL -------------------------------------------------------------------------------------------------------------
@@ -160,7 +174,7 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 @asynccontextmanager
 async def fetching(issuer: Issuer, **more: Any) -> AsyncIterator[KeysAtUrl[str]]:
-    async with KeysAtUrl(issuer.url, parsed, **more) as keys:
+    async with started(KeysAtUrl(issuer.url, parsed, **more)) as keys:
         yield keys
 
 
@@ -174,7 +188,7 @@ async def test_keys_are_fetched_at_the_start(issuer: Issuer) -> None:
     keys = KeysAtUrl(issuer.url, parsed)
     assert keys.current() is None
     assert keys.seek("k") is False
-    async with keys:
+    async with started(keys):
         await until(lambda: keys.current() == "keys")
     assert len(issuer.requests) == 1
 
@@ -288,7 +302,7 @@ async def test_answer_that_does_not_come_is_given_up(issuer: Issuer, caplog: pyt
 
 @pytest.mark.logs_errors
 async def test_issuer_that_is_down_is_asked_again_soon(unused_tcp_port: int, caplog: pytest.LogCaptureFixture) -> None:
-    async with KeysAtUrl(f"http://localhost:{unused_tcp_port}/", parsed, spacing_seconds=0.01) as keys:
+    async with started(KeysAtUrl(f"http://localhost:{unused_tcp_port}/", parsed, spacing_seconds=0.01)) as keys:
         await until(lambda: bool(complaints(caplog)))
         async with Issuer(unused_tcp_port).server:
             await until(lambda: keys.current() == "keys")
@@ -324,11 +338,21 @@ async def test_keys_come_from_whom_we_trust_alone(caplog: pytest.LogCaptureFixtu
     (authority if is_trusted else other).configure_trust(trusting)
     issuer = Issuer()
     await issuer.server.start_server(ssl=server_tls)
-    async with KeysAtUrl(issuer.url, parsed, tls=trusting) as keys:
+    async with started(KeysAtUrl(issuer.url, parsed, tls=lambda: trusting)) as keys:
         await until(lambda: keys.current() == "keys" or bool(complaints(caplog)))
         assert keys.current() == ("keys" if is_trusted else None)
     await issuer.server.close()
     assert len(issuer.requests) == is_trusted
+
+
+@pytest.mark.logs_errors
+async def test_without_an_authority_no_keys_are_believed(issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
+    """Least of all from whoever the system trusts."""
+    async with started(KeysAtUrl(issuer.url, parsed, tls=lambda: None)) as keys:
+        await until(lambda: bool(complaints(caplog)))
+        assert keys.current() is None
+    assert "no certificate authority to trust" in complaints(caplog)[0]
+    assert issuer.requests == []
 
 
 async def test_leaving_ends_a_fetch(issuer: Issuer) -> None:
