@@ -1,4 +1,4 @@
-"""The command line: run, check, clients, demo."""
+"""The command line: run, check, doctor, clients, credentials, demo."""
 
 import argparse
 import asyncio
@@ -16,18 +16,10 @@ from typing import Final
 
 from proxy import __version__
 from proxy.app import CannotListen, Proxy, run
-from proxy.config import (
-    BadConfiguration,
-    ClientSettings,
-    GrantSettings,
-    clients_in,
-    editing,
-    load,
-    variable_of,
-)
+from proxy.cli import clients, credentials, doctor
+from proxy.cli.options import Parser
+from proxy.config import BadConfiguration, Config, editing, load
 from proxy.demo.show import show
-from proxy.gate import keys
-from proxy.gate.endpoints import ENDPOINTS
 from proxy.operations import logs
 from proxy.operations.memory import keep_memory_private
 
@@ -41,12 +33,16 @@ _RELEASE: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 could not serve, 2 misconfigured."""
+    """Run one command; returns the exit code: 0 done, 1 could not be done, 2 misconfigured or misused."""
     options = _options(arguments)
     try:
         match options.command:
             case "clients":
-                return _clients(options)
+                return clients.run(options)
+            case "credentials":
+                return credentials.run(options)
+            case "doctor":
+                return doctor.run(options)
             case "check":
                 load(options.config, os.environ)
                 print("The configuration is valid")
@@ -61,66 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except editing.CannotEdit as refused:
         print(refused, file=sys.stderr)
     return _MISCONFIGURED
-
-
-def _clients(options: argparse.Namespace) -> int:
-    """Raises CannotEdit and BadConfiguration."""
-    if options.action == "list":
-        print("\n".join(_table(clients_in(options.config))))
-        return 0
-    if not keys.NAME.fullmatch(options.name):
-        raise editing.CannotEdit("NAME: expected 1 to 64 letters, digits, - and _")
-    if options.action == "add":
-        _add(options.name, options.config)
-    else:
-        editing.remove(options.config, options.name, os.environ)
-        print(f"{options.name} is removed. Its key is good until the proxy is started again", file=sys.stderr)
-    if options.config and os.environ.get(variable_of("clients")):
-        print(f"{variable_of('clients')} is set, and its clients count in place of those of the file", file=sys.stderr)
-    return 0
-
-
-def _add(name: str, file: Path | None) -> None:
-    """Make a key and tell it, alone on standard output; what to do with it goes to standard error."""
-    key = keys.generated(name)
-    if file is not None:
-        editing.add(file, name, keys.stored(key), os.environ)
-    print(key, flush=True)
-    if file is None:
-        print(f"For the configuration file:\n\n{editing.block(name, keys.stored(key))}", file=sys.stderr)
-    print(
-        f"The key of {name} is what was printed on standard output. It is not kept, and cannot be shown again.\n"
-        "It is good once the proxy is started again with this client in its configuration, and sent as either of\n"
-        "  Authorization: Bearer KEY          where gate.identity has bearer\n"
-        f"  {name} as user, KEY as password    where it has basic",
-        file=sys.stderr,
-    )
-
-
-def _table(clients: Sequence[ClientSettings]) -> list[str]:
-    """The lines of a table of clients, without anything that is secret."""
-    rows = [("NAME", "PROVED BY", "CREDENTIAL", "MAY")]
-    rows += [(client.name, _proofs(client), client.credential, _granted(client.grants)) for client in clients]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _proofs(client: ClientSettings) -> str:
-    proofs = ["a key"] if client.key else []
-    proofs += [f"certificate {name}" for name in client.certificates]
-    proofs += [f"subject {name}" for name in client.subjects]
-    return ", ".join(proofs) or "nothing"
-
-
-def _granted(grants: Sequence[GrantSettings] | None) -> str:
-    if grants is None:
-        return "as gate.grants says"
-    told = []
-    for grant in grants:
-        kinds = {"subscribe": grant.subscribe, "publish": grant.publish, "call": grant.call}
-        where = "" if set(grant.endpoints) == set(ENDPOINTS) else f" at {', '.join(grant.endpoints)}"
-        told += [f"{kind} {', '.join(patterns)}{where}" for kind, patterns in kinds.items() if patterns]
-    return "; ".join(told) or "nothing"
 
 
 def _outdated() -> list[str]:
@@ -152,13 +88,22 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "demo":
         logs.configure("INFO")
         return _serve(show)
+    reread = asyncio.Event()
+    # From now on: by itself, it would end a process that has not come far yet.
+    signal.signal(signal.SIGHUP, lambda *_: reread.set())
     config = load(options.config, os.environ)
     logs.configure(config.log.level)
 
     async def serve(stop: asyncio.Event) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reread.set)
         proxy = Proxy(config)
         logs.redact(proxy.secrets)
-        await run(proxy, stop)
+        await run(proxy, stop, reread, load_again)
+
+    def load_again() -> Config:
+        config = load(options.config, os.environ)
+        logs.set_level(config.log.level)
+        return config
 
     return _serve(serve)
 
@@ -195,7 +140,8 @@ async def _until_signalled(serving: Callable[[asyncio.Event], Awaitable[None]]) 
 
     def leave() -> None:
         stop.set()
-        for number in signals:  # a second one changes nothing, not even after the loop has let go of its handlers
+        # What comes then changes nothing, not even after the loop has let go of its handlers.
+        for number in (*signals, signal.SIGHUP):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 
@@ -214,8 +160,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="c8y-realtime-proxy",
         description="Stands in front of Cumulocity's real-time notifications and keeps the keys for its clients.",
     )
@@ -225,19 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     run_command.add_argument("--config", type=Path, metavar="FILE.toml", help="the environment alone will do, too")
     check = commands.add_parser("check", help="validate a configuration and print every problem")
     check.add_argument("--config", type=Path, metavar="FILE.toml", required=True)
-    clients = commands.add_parser("clients", help="add, list and remove the clients of a configuration file")
-    actions = clients.add_subparsers(dest="action", required=True)
-    add = actions.add_parser("add", help="make a key for a client, print it, and write its digest into the file")
-    add.add_argument("name", metavar="NAME", help="letters, digits, - and _")
-    add.add_argument("--config", type=Path, metavar="FILE.toml", help="without it, what to write there is printed")
-    listing = actions.add_parser("list", help="print the clients, what proves them, and what they may do")
-    listing.add_argument("--config", type=Path, metavar="FILE.toml", required=True)
-    remove = actions.add_parser("remove", help="take a client out of the file, with all that it was granted")
-    remove.add_argument("name", metavar="NAME")
-    remove.add_argument("--config", type=Path, metavar="FILE.toml", required=True)
+    doctor.add_parser(commands)
+    clients.add_parser(commands)
+    credentials.add_parser(commands)
     commands.add_parser("demo", help="a simulated tenant, two proxies in front of it, and a page to watch them")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
