@@ -1,48 +1,31 @@
-"""The only place that wires: collaborators, listeners, start and drain, in reading order."""
+"""The life of a proxy: listeners, start, change of configuration and drain, in reading order."""
 
 import asyncio
 import errno
 import logging
 import os
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
-from ipaddress import ip_network
-from pathlib import Path
+from functools import partial
 from typing import Final, Self
-from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
-from proxy.config import Config, GrantSettings, identity_of, secrets_in, source_of
-from proxy.credentials.cookie import CookieSource
-from proxy.credentials.sources import CredentialSource
-from proxy.credentials.stored import SecretDirectory, StoredSource
-from proxy.gate.admission import Gate, Hosts
-from proxy.gate.clients import DEFAULT_CREDENTIAL
-from proxy.gate.crossing import Crossing
-from proxy.gate.endpoints import ENDPOINTS
-from proxy.gate.identity import Entry, Identities
-from proxy.gate.keys import digest_of
-from proxy.gate.limits import Limits, Shares
-from proxy.gate.peers import TrustedProxies
-from proxy.gate.policy import DEFAULT, Grant, Policy
-from proxy.gate.tokens import KeySet, Tokens
+from proxy.config import BadConfiguration, Config, identity_of
+from proxy.credentials.login import LoginSource
+from proxy.credentials.sources import NoCredential
+from proxy.gate.admission import Hosts
+from proxy.gate.identity import NotIdentified
 from proxy.operations.admin import HOSTS_KEY, Admin
-from proxy.operations.live import Live
-from proxy.operations.metrics import Metrics
-from proxy.operations.uses import Uses
-from proxy.relay.carriage import Carriage
+from proxy.operations.live import Connection
 from proxy.relay.door import Listener
-from proxy.relay.front import Front
-from proxy.relay.handshakes import Handshakes
 from proxy.relay.pages import Page, Pages
 from proxy.relay.polling import PollingRelay
 from proxy.relay.websocket import WebSocketRelay
-from proxy.upstream.client import Upstream
-from proxy.upstream.jwks import KeysAtUrl, KeysInFile
+from proxy.tls import ServerTls
+from proxy.wiring import Lasting, Wiring, Worker, kinds, limits_of, wire
 
 
 log = logging.getLogger(__name__)
@@ -55,6 +38,9 @@ _TLS_SECONDS: Final = 10.0
 
 _BACKLOG: Final = 1024
 """How many connections may wait to be accepted: a fleet of clients comes back at once."""
+
+LOOK_SECONDS: Final = 5.0
+"""How often credentials are looked at without being asked for, to part from connections with one that was revoked."""
 
 
 class CannotListen(Exception):
@@ -69,108 +55,175 @@ class Proxy:
     """
 
     def __init__(
-        self, config: Config, *, pages: Mapping[str, Page] | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        config: Config,
+        *,
+        pages: Mapping[str, Page] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
-        self._config = config
-        # The kind of source is known before anything else, since it labels every metric.
-        self.metrics = Metrics(source_of(config.credentials.default) or "stored")
-        self._source = _source(config, self.metrics, clock)
-        self._live = Live(self.metrics)
-        self._uses = None if self._source.is_clients_own else Uses(DEFAULT_CREDENTIAL, clock)
-        if self._uses is not None:
-            self.metrics.using(DEFAULT_CREDENTIAL, self._uses.count)
-        # One way up, without jar, redirects or limits of its own.
-        self._upstream = Upstream(
-            config.upstream.url,
-            tls=_trusting(config.upstream.ca_file),
-            proxy_url=config.upstream.proxy_url,
-            open_seconds=config.upstream.open_timeout_seconds,
-            idle_seconds=config.upstream.poll_idle_timeout_seconds,
-            max_head_bytes=config.limits.head_bytes,
-        )
-        self._limits = _limits(config)
-        self._token_keys = _token_keys(config)
-        self._identities = _identities(config, self._token_keys)
         self._pages = Pages({} if pages is None else pages)
-        self._listener = self._wire()
+        self._lasting = Lasting(config, self._pages.paths, clock)
+        self.metrics = self._lasting.metrics
+        self._live = self._lasting.live
+        self._wiring = wire(config, self._lasting)
+        carriage = self._wiring.carriage
+        self._websockets = WebSocketRelay(carriage)
+        self._polling = PollingRelay(carriage, smartrest=config.handshake.smartrest)
+        self._listener = Listener(
+            self._wiring.front,
+            carriage.limits,
+            websockets=self._websockets,
+            polling=self._polling,
+            pages=self._pages.protocol,
+        )
+        self._upstreams = {carriage.upstream}
+        self._working: list[Worker] = []
+        self._tls: ServerTls | None = None
         self._started = False
+        self._look_seconds = look_seconds
+        self._next_look: asyncio.TimerHandle | None = None
         self._closing = AsyncExitStack()
         self.public_port = config.listen.port
         self.admin_port = config.admin.port
 
-    def _wire(self) -> Listener:
-        config = self._config
-        carriage = Carriage(
-            self._identities,
-            Handshakes(
-                self._source,
-                self.metrics,
-                self._limits,
-                client_authn=config.handshake.client_authn,
-                system_of_units=config.handshake.system_of_units,
-                client_id_keys=_client_id_keys(config),
-            ),
-            self._upstream,
-            Crossing(
-                relayed_cookies=config.upstream.relayed_cookies,
-                is_clients_own=self._source.is_clients_own,
-                application_key=config.upstream.application_key,
-            ),
-            self._limits,
-            self.metrics,
-            self._live,
-            Shares(config.limits.client_connections),
-            self._uses,
-        )
-        front = Front(
-            gate=Gate(
-                listening_on=config.listen.host,
-                hosts=config.gate.hosts,
-                origins=config.gate.origins,
-                relayed_cookies=config.upstream.relayed_cookies,
-            ),
-            identify=self._identities.identify,
-            metrics=self.metrics,
-            trusted_proxies=TrustedProxies(map(ip_network, config.gate.trusted_proxies)),
-            pages=self._pages.paths,
-        )
-        self._websockets = WebSocketRelay(carriage)
-        self._polling = PollingRelay(carriage, smartrest=config.handshake.smartrest)
-        return Listener(
-            front, self._limits, websockets=self._websockets, polling=self._polling, pages=self._pages.protocol
-        )
+    @property
+    def config(self) -> Config:
+        """What this serves by now."""
+        return self._wiring.config
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opened:
             # Admin first: probes can be answered while the rest is not there yet.
             self.admin_port = await self._listen("admin", opened, self._serve_admin)
-            for room in (self._upstream, self._websockets, self._polling, self._listener):
+            opened.push_async_callback(self._stop_working)
+            opened.callback(self._close_upstreams)
+            for room in (self._lasting.arrivals, self._websockets, self._polling, self._listener):
                 opened.callback(room.close)
             opened.push_async_callback(self._pages.shutdown, _CUT_OFF_SECONDS)
-            if isinstance(self._token_keys, KeysAtUrl):
-                await opened.enter_async_context(self._token_keys)
+            await self._work(self._wiring.workers())
             self.public_port = await self._listen("listen", opened, self._serve_clients)
             self._closing = opened.pop_all()
         self._started = True
-        self._source.is_usable()  # says in the log what is wrong with stored values, before the first client does
+        self._look()  # says in the log what is wrong with stored values, before the first client does
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
         await self._closing.aclose()
 
     async def drain(self) -> None:
         """Turn unready, ask every connection to leave, and wait for them as long as drain.timeout_seconds says."""
-        left = await self._live.drain(
-            spread_seconds=self._config.drain.spread_seconds, timeout_seconds=self._config.drain.timeout_seconds
-        )
+        drain = self.config.drain
+        left = await self._live.drain(spread_seconds=drain.spread_seconds, timeout_seconds=drain.timeout_seconds)
         if left:
             log.warning("%d connections did not leave in time and are cut off", left)
 
     def secrets(self) -> Iterator[str]:
         """What this process holds now and no log may show."""
-        yield from self._source.secrets()
-        if (url := self._config.upstream.proxy_url) and (password := urlsplit(url).password):
-            yield from (password, unquote(password))
+        return self._wiring.secrets()
+
+    # Change -----------------------------------------------------------------------------------------------------------
+
+    async def reload(self, load: Callable[[], Config]) -> None:
+        """Read the configuration again, and serve by it; one that has problems changes nothing."""
+        try:
+            config = load()
+        except BadConfiguration as bad:
+            self.metrics.file_loaded("configuration", well=False)
+            for problem in bad.problems:
+                log.error("The configuration stays as it was: %s", problem)  # noqa: TRY400 - the texts say it all
+            return
+        await self.change(config)
+        self.metrics.file_loaded("configuration", well=True)
+        log.info("The configuration was read again")
+
+    async def change(self, config: Config) -> None:
+        """Serve by another configuration from now on.
+
+        Connections stay, but for those of clients and credentials that it has no more. What cannot be changed without
+        a restart stays as it was, and is told in the log.
+        """
+        config = _with_what_stays(config, self.config)
+        limits = limits_of(config)
+        self.metrics.know(kinds(config))
+        self._lasting.shares.most = limits.client_connections
+        self._lasting.rates.change(limits)
+        before, self._wiring = self._wiring, wire(config, self._lasting, self._wiring)
+        carriage = self._wiring.carriage
+        if carriage.upstream is not before.carriage.upstream:
+            before.carriage.upstream.retire()
+            self._upstreams = {upstream for upstream in self._upstreams if upstream.is_in_use} | {carriage.upstream}
+        self._websockets.change(carriage)
+        self._polling.change(carriage, smartrest=config.handshake.smartrest)
+        self._listener.change(self._wiring.front, limits)
+        tls = config.listen.tls
+        if self._tls is not None and tls.certificate_file is not None and tls.key_file is not None:
+            self._tls.change(tls.certificate_file, tls.key_file, tls.client_ca_file)
+        self._part_with_revoked(before)
+        after = self._wiring.workers()
+        await self._work(worker for worker in after if not isinstance(worker, LoginSource))
+        # One at a time: the platform counts sessions. Until the new ones are there, requests wait.
+        await self._retire(before)
+        await self._work(after)
+
+    async def _work(self, workers: Iterable[Worker]) -> None:
+        """Have these work in the background."""
+        for worker in workers:
+            if worker not in self._working:
+                self._working.append(worker)
+                await worker.start()
+
+    async def _retire(self, before: Wiring) -> None:
+        """Let go what was configured before and is no more."""
+        after = self._wiring
+        for name, provision in before.provisions.items():
+            now = after.provisions.get(name)
+            if provision.uses is not None and (now is None or now.uses is None):
+                self.metrics.used_no_longer(name)
+            if now is None or now.source is not provision.source:
+                provision.source.retire()
+        staying = after.workers()
+        for worker in [worker for worker in self._working if worker not in staying]:
+            self._working.remove(worker)
+            await _stopped(worker)
+
+    async def _stop_working(self) -> None:
+        await asyncio.gather(*map(_stopped, self._working))  # each may say goodbye to upstream, which takes its time
+
+    def _close_upstreams(self) -> None:
+        for upstream in self._upstreams:
+            upstream.close()
+
+    # Revocation -------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Look at all credentials, and part from connections with one that was revoked; again in a while."""
+        self._next_look = asyncio.get_running_loop().call_later(self._look_seconds, self._look)
+        for provision in self._wiring.provisions.values():
+            provision.source.is_usable()
+        self._part_with_revoked(self._wiring)
+
+    def _part_with_revoked(self, before: Wiring) -> None:
+        """End the connections of clients and credentials that are not what they were `before`."""
+        if revoked := self._live.revoke(partial(self._problem_of, before)):
+            log.info("Ended %d connections whose client or credential was revoked", revoked)
+
+    def _problem_of(self, before: Wiring, connection: Connection) -> Exception | None:
+        """Why a connection may not stay; None when it may."""
+        name, wiring = connection.credential, self._wiring
+        if name is not None and (name not in wiring.provisions or wiring.provisions[name].source.is_revoked):
+            return NoCredential("The credential was taken away: connect again")
+        if wiring is before:
+            return None
+        if not wiring.identities.still_knows(connection.who, before.identities):
+            return NotIdentified("This client was removed, or what proved it does so no longer")
+        if not wiring.identities.still_permits(connection.who, name):
+            return NoCredential("This client may do less than before, or with another credential: connect again")
+        return None
+
+    # Listeners --------------------------------------------------------------------------------------------------------
 
     def _unready(self) -> str | None:
         """Why we cannot serve, or None."""
@@ -178,10 +231,31 @@ class Proxy:
             return "draining"
         if not self._started:
             return "starting"
-        return None if self._source.is_usable() else "no usable credential: see the log"
+        unusable = [name for name, each in self._wiring.provisions.items() if not each.source.is_usable()]
+        if len(unusable) == len(self._wiring.provisions):
+            return "no usable credential: see the log"
+        return None
+
+    def _server_tls(self) -> ServerTls | None:
+        """What the public listener speaks TLS with, if it does. Raises CannotListen."""
+        tls = self.config.listen.tls
+        if tls.certificate_file is None or tls.key_file is None:
+            return None
+        try:
+            return ServerTls(
+                tls.certificate_file,
+                tls.key_file,
+                client_ca=tls.client_ca_file,
+                # Where there are other proofs, too, a client may come without a certificate, but not with a bad one.
+                demands_certificate=identity_of(self.config) == ("mtls",),
+                key="listen.tls",
+                on_load=partial(self.metrics.file_loaded, "listen.tls"),
+            )
+        except ValueError as problem:
+            raise CannotListen(str(problem)) from None
 
     async def _serve_admin(self, opened: AsyncExitStack) -> int:
-        settings = self._config.admin
+        settings = self.config.admin
         admin = Admin(
             self.metrics.registry,
             Hosts(settings.hosts, listening_on=settings.host, key=HOSTS_KEY, any_address=True),
@@ -196,13 +270,15 @@ class Proxy:
         return port
 
     async def _serve_clients(self, opened: AsyncExitStack) -> int:
-        settings, tls = self._config.listen, _listener_tls(self._config)
+        settings = self.config.listen
+        self._tls = self._server_tls()
+        tls = None if self._tls is None else self._tls.context
         server = await asyncio.get_running_loop().create_server(
             self._listener,
             settings.host,
             settings.port,
             ssl=tls,
-            ssl_handshake_timeout=min(self._limits.idle_seconds, _TLS_SECONDS) if tls else None,
+            ssl_handshake_timeout=min(self.config.limits.idle_seconds, _TLS_SECONDS) if tls else None,
             backlog=_BACKLOG,
         )
         opened.callback(server.close)
@@ -213,7 +289,7 @@ class Proxy:
         self, section: str, opened: AsyncExitStack, serve: Callable[[AsyncExitStack], Awaitable[int]]
     ) -> int:
         """Open a listener; returns its port. Raises CannotListen."""
-        settings = getattr(self._config, section)
+        settings = getattr(self.config, section)
         try:
             port = await serve(opened)
         except OSError as error:
@@ -226,105 +302,61 @@ class Proxy:
         log.info(
             "%s listener on %s://%s:%d",
             "public" if section == "listen" else section,
-            "https" if section == "listen" and self._config.listen.tls.certificate_file else "http",
+            "https" if section == "listen" and self.config.listen.tls.certificate_file else "http",
             settings.host,
             port,
         )
         return port
 
 
-async def run(proxy: Proxy, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, then drain. Raises CannotListen."""
+async def _stopped(worker: Worker) -> None:
+    """Stop something; that it had failed is no reason for others not to be stopped, or started."""
+    try:
+        await worker.stop()
+    except Exception:
+        log.exception("What worked in the background had ended by a fault of ours")
+
+
+def _with_what_stays(config: Config, was: Config) -> Config:
+    """A configuration with what only a restart changes as it was."""
+    stays: dict[str, object] = {}
+    if config.admin != was.admin:
+        stays["admin"] = was.admin
+    if _socket(config) != _socket(was):
+        stays["listen"] = was.listen
+    for section in stays:
+        log.warning("%s stays as it was until the proxy is started again", section)
+    return config.model_copy(update=stays)
+
+
+def _socket(config: Config) -> tuple[object, ...]:
+    """What the public listener was opened with, and keeps."""
+    listen = config.listen
+    speaks_tls, asks = listen.tls.certificate_file is not None, listen.tls.client_ca_file is not None
+    return listen.host, listen.port, speaks_tls, asks, identity_of(config) == ("mtls",)
+
+
+async def run(proxy: Proxy, stop: asyncio.Event, reread: asyncio.Event, load: Callable[[], Config]) -> None:
+    """Serve until `stop` is set, then drain; whenever `reread` is, serve by what `load` makes of the configuration.
+
+    Raises CannotListen.
+    """
     async with proxy:
-        await stop.wait()
+        reading = asyncio.get_running_loop().create_task(_read_again(proxy, reread, load))
+        try:
+            await stop.wait()
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
         log.info("Draining")
         await proxy.drain()
 
 
-def _source(config: Config, metrics: Metrics, clock: Callable[[], float]) -> CredentialSource:
-    settings = config.credentials.default
-    if source_of(settings) == "cookie":
-        return CookieSource()
-    return StoredSource(
-        SecretDirectory(settings.directory) if settings.directory else settings.platform_values,
-        cooldown_seconds=settings.cooldown_seconds,
-        clock=clock,
-        on_load=metrics.credential_loaded,
-    )
-
-
-TokenKeys = KeysInFile[KeySet] | KeysAtUrl[KeySet]
-
-
-def _token_keys(config: Config) -> TokenKeys | None:
-    """Where the keys come from that tokens of clients are judged by; None where none are."""
-    jwt = config.gate.jwt
-    if jwt.jwks_url is not None:
-        return KeysAtUrl(jwt.jwks_url, KeySet, tls=_trusting(jwt.ca_file))
-    return KeysInFile(jwt.jwks_file, KeySet) if jwt.jwks_file is not None else None
-
-
-def _identities(config: Config, token_keys: TokenKeys | None, *, clock: Callable[[], float] = time.time) -> Identities:
-    """How clients are identified. `clock` gives Unix time, which certificates and tokens go by."""
-    jwt = config.gate.jwt
-    common = {endpoint: Policy([grant]) for endpoint, grant in DEFAULT.items()}
-    if config.gate.grants is not None:
-        common = _policies(config.gate.grants)
-    return Identities(
-        identity_of(config),
-        (
-            Entry(
-                client.name,
-                digest=digest_of(client.key) if client.key else None,
-                certificates=frozenset(client.certificates),
-                subjects=frozenset(client.subjects),
-                credential=client.credential,
-                policies=common if client.grants is None else _policies(client.grants),
-            )
-            for client in config.clients
-        ),
-        policies=common,
-        tokens=Tokens(token_keys, issuer=jwt.issuer or "", audience=jwt.audience or "", clock=clock)
-        if token_keys is not None
-        else None,
-        clock=clock,
-    )
-
-
-def _client_id_keys(config: Config) -> list[bytes]:
-    """What clientIds are tied to clients with, the one in use first."""
-    file = config.gate.client_id_key_file
-    return [] if file is None else secrets_in(file)
-
-
-def _policies(grants: Iterable[GrantSettings]) -> dict[str, Policy]:
-    """What is granted, by endpoint."""
-    return {
-        endpoint: Policy(
-            Grant(grant.subscribe, grant.publish, grant.call) for grant in grants if endpoint in grant.endpoints
-        )
-        for endpoint in ENDPOINTS
-    }
-
-
-def _limits(config: Config) -> Limits:
-    limits = config.limits
-    return Limits(**limits.model_dump(), handshake_seconds=config.handshake.timeout_seconds)
-
-
-def _listener_tls(config: Config) -> ssl.SSLContext | None:
-    tls = config.listen.tls
-    if tls.certificate_file is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tls.certificate_file, tls.key_file, password="")  # never asks a terminal
-    if tls.client_ca_file is not None:
-        context.load_verify_locations(tls.client_ca_file)
-        # Where there are other proofs, too, a client may come without a certificate, but not with a bad one.
-        context.verify_mode = ssl.CERT_REQUIRED if identity_of(config) == ("mtls",) else ssl.CERT_OPTIONAL
-    return context
-
-
-def _trusting(authorities: Path | None) -> ssl.SSLContext | None:
-    """What trusts these certificate authorities alone; None for the system's."""
-    return None if authorities is None else ssl.create_default_context(cafile=authorities)
+async def _read_again(proxy: Proxy, reread: asyncio.Event, load: Callable[[], Config]) -> None:
+    while await reread.wait():
+        reread.clear()
+        try:
+            await proxy.reload(load)
+        except Exception:
+            proxy.metrics.file_loaded("configuration", well=False)
+            log.exception("The configuration was not taken over by a fault of ours")

@@ -191,7 +191,7 @@ async def test_certificate_of_a_client_proves_it_on_both_transports(
             await response.read()
         async with proxied.socket():
             pass
-        known = [proxied.proxy._identities.identify(head) for head in heads]
+        known = [proxied.proxy._wiring.identities.identify(head) for head in heads]
     assert [(client.name, client.subject) for client in known] == [("press", subject)] * 2
     until = x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes()).not_valid_after_utc.timestamp()
     assert [client.until for client in known] == [until] * 2
@@ -206,7 +206,7 @@ async def test_client_without_a_certificate_may_prove_itself_otherwise(
             await response.read()
         [head] = heads
         assert head.certificate is None
-        assert proxied.proxy._identities.identify(head).name == "hall"
+        assert proxied.proxy._wiring.identities.identify(head).name == "hall"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ async def identified(proxied: Running, head: Head) -> Client:
     """Who sent a head, once the keys are there to tell."""
     while True:
         try:
-            return proxied.proxy._identities.identify(head)
+            return proxied.proxy._wiring.identities.identify(head)
         except IdentityUnavailable:
             await asyncio.sleep(0)
 

@@ -20,8 +20,8 @@ import trustme
 
 from proxy import __version__, cli
 from proxy.demo.simulator import Simulator
-from proxy.gate.keys import name_in, stored
-from tests.conftest import CLIENT_ID_KEY_FILE, PASSWORD, VALUES, exchange, handshake
+from proxy.gate.keys import generated, name_in, stored
+from tests.conftest import CLIENT_ID_KEY_FILE, PASSWORD, VALUES, closed, exchange, handshake
 
 
 FREE_PORTS = {"C8Y_REALTIME_PROXY__LISTEN__PORT": "0", "C8Y_REALTIME_PROXY__ADMIN__PORT": "0"}
@@ -151,7 +151,7 @@ async def test_value_that_no_option_takes_is_not_repeated(arguments: list[str], 
 
 
 def test_no_option_takes_a_secret() -> None:
-    assert options_of(cli._parser()) == {"-h", "--help", "--version", "--config", "name"}
+    assert options_of(cli._parser()) == {"-h", "--help", "--version", "--config", "--replace", "--credential", "name"}
 
 
 async def test_second_signal_changes_nothing(upstream: Simulator) -> None:
@@ -163,6 +163,92 @@ async def test_second_signal_changes_nothing(upstream: Simulator) -> None:
             pass
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 25) == 0
+
+
+async def line_with(text: bytes, process: Process) -> bytes:
+    """The next line of its log that holds a text."""
+    assert process.stderr is not None
+    async with asyncio.timeout(10):
+        while text not in (line := await process.stderr.readline()):
+            assert line, "it ended"
+    return line
+
+
+async def test_sighup_has_the_file_read_again_and_parts_from_those_who_are_not_in_it_any_more(
+    upstream: Simulator, tmp_path: Path
+) -> None:
+    keys = {name: generated(name) for name in ("ann", "bob")}
+    entries = {name: f'[[clients]]\nname = "{name}"\nkey = "{stored(key)}"\n' for name, key in keys.items()}
+    common = f'[gate]\nidentity = ["bearer"]\nclient_id_key_file = "{CLIENT_ID_KEY_FILE}"\n'
+    file = tmp_path / "proxy.toml"
+    file.write_text(common + entries["ann"] + entries["bob"])
+    environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": upstream.url}
+    async with serving(environment, "--config", str(file)) as (process, url), aiohttp.ClientSession() as client:
+        path = f"{url}/notification/realtime"
+        headers = {name: {"Authorization": f"Bearer {key}"} for name, key in keys.items()}
+        async with (
+            client.ws_connect(path, headers=headers["ann"], autoclose=False) as ann,
+            client.ws_connect(path, headers=headers["bob"], autoclose=False) as bob,
+        ):
+            [answer] = await exchange(bob, [handshake()])
+
+            file.write_text("[gate\n")
+            process.send_signal(signal.SIGHUP)
+            assert b"The configuration stays as it was: " in await line_with(b"ERROR", process)
+            file.write_text(common + entries["bob"])
+            process.send_signal(signal.SIGHUP)
+            assert (await closed(ann))[0] == 1008
+            await line_with(b"The configuration was read again", process)
+
+            connect = {"channel": "/meta/connect", "clientId": answer["clientId"], "advice": {"timeout": 0}}
+            [answer] = await exchange(bob, [connect])
+            assert answer["successful"] is True
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+                process.send_signal(number)
+            await closed(bob)
+        assert await asyncio.wait_for(process.wait(), 25) == 0
+
+
+async def test_sighup_while_it_is_imported_ends_nothing(upstream: Simulator) -> None:
+    program = """
+import os, runpy, signal, sys
+class Impatient:
+    def find_spec(self, name, *_):
+        if name == "proxy.cli":
+            os.kill(os.getpid(), signal.SIGHUP)
+sys.meta_path.insert(0, Impatient())
+sys.argv = ["proxy", "run"]
+runpy.run_module("proxy", run_name="__main__", alter_sys=True)
+"""
+    environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": upstream.url}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stderr=PIPE, env=os.environ | environment
+    )
+    await line_with(b"public listener", process)
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 25) == 0
+    await process.communicate()
+
+
+async def test_sighup_before_the_listener_is_up_is_heard_once_it_is(upstream: Simulator) -> None:
+    program = """
+import os, signal, sys, proxy.cli
+load = proxy.cli.load
+def loading(*given):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return load(*given)
+proxy.cli.load = loading
+sys.exit(proxy.cli.main(["run"]))
+"""
+    environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": upstream.url}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stderr=PIPE, env=os.environ | environment
+    )
+    await line_with(b"public listener", process)
+    await line_with(b"The configuration was read again", process)
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 25) == 0
+    await process.communicate()
 
 
 async def test_check_prints_every_problem_at_once_and_exits_2(tmp_path: Path) -> None:
@@ -185,7 +271,8 @@ async def test_check_prints_every_problem_at_once_and_exits_2(tmp_path: Path) ->
         "upstream.url: expected scheme, host and port alone, such as https://app.example.com",
         "handshake.system_of_units: expected 'imperial' or 'metric'",
         (
-            "credentials.default.source: expected stored or cookie: no stored values were found to go by "
+            "credentials.default.source: expected where the credential comes from, such as stored or cookie: "
+            "no stored values were found to go by "
             "(credentials.default.directory, or C8Y_TENANT, C8Y_USER and C8Y_PASSWORD)"
         ),
         "gate.hosts: expected the names this proxy is reached by, since it listens beyond loopback",
@@ -279,7 +366,7 @@ async def test_added_client_may_come_in_with_the_key_that_is_alone_on_standard_o
     key = output.removesuffix("\n")
     assert name_in(key) == "hall-2"
     assert key not in errors
-    for said in ("Authorization: Bearer", "hall-2 as user", "started again", "cannot be shown again"):
+    for said in ("Authorization: Bearer", "hall-2 as user", "SIGHUP", "cannot be shown again"):
         assert said in errors
     assert f'name = "hall-2"\nkey = "{stored(key)}"\n' in text_of(file)
     assert key not in text_of(file)
@@ -311,7 +398,7 @@ async def test_removed_client_is_gone(file: Path) -> None:
     code, output, errors = await command("clients", "remove", "hall-2", "--config", str(file))
 
     assert (code, output) == (0, "")
-    assert "Its key is good until the proxy is started again" in errors
+    assert "Its key is good until the proxy reads its configuration again (SIGHUP)" in errors
     assert text_of(file) == before
 
 

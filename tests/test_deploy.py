@@ -165,7 +165,7 @@ class TestSidecar:
         [volume] = POD["volumes"]
         assert mount == {
             "name": volume["name"],
-            "mountPath": str(sidecar_configuration().credentials.default.directory),
+            "mountPath": str(sidecar_configuration().credentials["default"].directory),
             "readOnly": True,
         }
         assert volume["secret"]["secretName"] == manifest("secret.example.yaml")["metadata"]["name"]

@@ -77,6 +77,14 @@ def goodbye(message: Message, refusal: Refusal) -> Message:
     return reply
 
 
+def dismissal(message: Message, refusal: Refusal) -> Message:
+    """The reply to a message whose session may not go on: also what a held `/meta/connect` gets has the advice."""
+    reply = refusal.reply(message)
+    if channel(message) == channels.CONNECT:
+        reply["advice"] = raw(refusal.advice)
+    return reply
+
+
 def _reply(message: Message, *, successful: bool) -> Message:
     reply = {"channel": message["channel"], "successful": raw(successful)}
     for name in ("id", "clientId", "subscription"):

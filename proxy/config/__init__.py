@@ -7,9 +7,22 @@ reads it.
 """
 
 from proxy.config.identities import secrets_in
-from proxy.config.loading import BadConfiguration, clients_in, load
+from proxy.config.loading import BadConfiguration, clients_in, load, vault_in
 from proxy.config.problems import Problem
-from proxy.config.tree import PREFIX, ClientSettings, Config, GrantSettings, identity_of, source_of, variable_of
+from proxy.config.tree import (
+    PREFIX,
+    ClientSettings,
+    Config,
+    CredentialSettings,
+    GrantSettings,
+    JwtSettings,
+    VaultSettings,
+    credentials_for,
+    entry_of,
+    identity_of,
+    source_of,
+    variable_of,
+)
 
 
 __all__ = [
@@ -17,12 +30,18 @@ __all__ = [
     "BadConfiguration",
     "ClientSettings",
     "Config",
+    "CredentialSettings",
     "GrantSettings",
+    "JwtSettings",
     "Problem",
+    "VaultSettings",
     "clients_in",
+    "credentials_for",
+    "entry_of",
     "identity_of",
     "load",
     "secrets_in",
     "source_of",
     "variable_of",
+    "vault_in",
 ]

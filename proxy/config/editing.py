@@ -6,14 +6,10 @@
 3. Two who edit at once wait for each other.
 """
 
-import errno
-import fcntl
-import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 from uuid import uuid4
@@ -22,6 +18,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Comment, InlineTable, Table, Trivia
 
+from proxy import files
 from proxy.config.loading import BadConfiguration, load
 from proxy.config.tree import variable_of
 
@@ -197,62 +194,24 @@ def _mark_end(table: Table, mark: str) -> None:
 @contextmanager
 def _locked(file: Path) -> Iterator[tuple[IO[bytes], Path]]:
     """A file that nobody else edits now, opened, and where it really is. Raises CannotEdit."""
-    try:
-        opened, target = _open_locked(file)
-    except OSError as error:
-        text = f"{file}: cannot be opened: {error.strerror}; expected a configuration file that this user may read"
-        raise CannotEdit(text) from None
-    with opened:
-        yield opened, target
-
-
-def _open_locked(file: Path) -> tuple[IO[bytes], Path]:
-    """Raises OSError."""
-    while True:
-        target = file.resolve(strict=True)
-        if not target.is_file():  # a device must not be replaced
-            raise OSError(errno.EINVAL, "Not a file")
-        opened = target.open("rb")
+    with ExitStack() as stack:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(opened.fileno()), target.stat()):
-                return opened, target
-        except BaseException:
-            opened.close()
-            raise
-        opened.close()  # it was replaced while we waited for it
+            opened = stack.enter_context(files.locked(file))
+        except OSError as error:
+            text = f"{file}: cannot be opened: {error.strerror}; expected a configuration file that this user may read"
+            raise CannotEdit(text) from None
+        yield opened
 
 
 def _replace(file: Path, target: Path, opened: IO[bytes], text: str, environment: Mapping[str, str]) -> None:
     """Put a text in the place of a file, with its mode and owner. Raises CannotEdit."""
-    status = os.fstat(opened.fileno())
-    name = ""
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as fresh:
-            name = fresh.name
-            fresh.write(text.encode())
-            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(fresh.fileno(), status.st_uid, status.st_gid)
-            os.fchmod(fresh.fileno(), status.st_mode & 0o7777)
-            fresh.flush()
-            os.fsync(fresh.fileno())
-        _judge(file, Path(name), environment)
-        Path(name).replace(target)
-        name = ""
-        directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        files.replace(target, text.encode(), like=opened.fileno(), judge=lambda fresh: _judge(file, fresh, environment))
     except OSError as error:
         text = "cannot be replaced, nor can a file be made beside it"
         raise CannotEdit(
             f"{file}: {text}: {error.strerror}; run this as the owner of the file and its directory"
         ) from None
-    finally:
-        if name:
-            with suppress(OSError):
-                Path(name).unlink()
 
 
 def _judge(old: Path, new: Path, environment: Mapping[str, str]) -> None:

@@ -6,9 +6,10 @@ from typing import Final
 
 from proxy.bayeux.channels import granted, is_service
 from proxy.bayeux.negotiation import ClientAuthn
-from proxy.config.problems import Problem, Told
+from proxy.config.problems import A_KEY, Problem, Told, told
 from proxy.config.tree import ClientSettings, Config, GrantSettings, IdentityMethod, identity_of, source_of
 from proxy.gate.admission import is_loopback
+from proxy.gate.clients import DEFAULT_CREDENTIAL
 from proxy.gate.policy import Grant, Policy
 from proxy.gate.tokens import KeySet
 
@@ -23,7 +24,6 @@ _PROOFS: Final[Mapping[str, frozenset[IdentityMethod]]] = {
 
 _IN_AUTHORIZATION: Final = frozenset({"basic", "bearer", "jwt"})
 _LEAST_KEY_BYTES: Final = 16
-_A_KEY: Final = "head -c 32 /dev/urandom | base64 > FILE"
 _IDENTITY: Final = "gate.identity"
 
 
@@ -38,18 +38,23 @@ def identity_contradictions(config: Config) -> Iterator[Told]:
 
 
 def secrets_in(file: Path) -> list[bytes]:
-    """The secrets of a file, one in each line."""
-    return [line.strip() for line in file.read_bytes().splitlines() if line.strip()]
+    """The secrets of a file, one in each line. Raises OSError, and ValueError for one that is too short."""
+    lines = [line.strip() for line in file.read_bytes().splitlines() if line.strip()]
+    if not lines or any(len(line) < _LEAST_KEY_BYTES for line in lines):
+        raise ValueError(
+            f"expected a secret of at least {_LEAST_KEY_BYTES} bytes in each line: make one with `{A_KEY}`"
+        )
+    return lines
 
 
 def content_problems(config: Config, unreadable: Mapping[str, str]) -> Iterator[Problem]:
     """What is wrong with the content of files that can be read."""
     key = "gate.client_id_key_file"
     if (file := config.gate.client_id_key_file) and key not in unreadable:
-        lines = secrets_in(file)
-        if not lines or any(len(line) < _LEAST_KEY_BYTES for line in lines):
-            text = f"expected a secret of at least {_LEAST_KEY_BYTES} bytes in each line: make one with `{_A_KEY}`"
-            yield Problem(key, text)
+        try:
+            secrets_in(file)
+        except ValueError as problem:
+            yield Problem(key, str(problem))
     key = "gate.jwt.jwks_file"
     if (file := config.gate.jwt.jwks_file) and key not in unreadable:
         try:
@@ -62,26 +67,36 @@ def _method_contradictions(config: Config) -> Iterator[Told]:
     methods = set(identity_of(config))
     if methods & _ALONE and len(methods) > 1:
         yield (Problem(_IDENTITY, "expected none or own alone, or any of basic, bearer, mtls and jwt"),)
-    if "own" in methods and source_of(config.credentials.default) == "stored":
+    sources = _source_keys(config)
+    if "own" in methods and not {source_of(settings) for settings in config.credentials.values()} <= {"cookie", None}:
         text = "expected another than own, which is for clients that bring their own credential (source = cookie)"
-        yield Problem(_IDENTITY, text), "credentials.default.source", "credentials.default.directory"
+        yield told(Problem(_IDENTITY, text), *sources)
+    if methods & _ALONE and len(config.credentials) > 1:
+        text = "expected one credential, since nothing tells clients apart; or another gate.identity"
+        yield told(Problem("credentials", text), _IDENTITY, *sources)
     if methods & _IN_AUTHORIZATION and config.handshake.client_authn is ClientAuthn.FILL:
         text = (
             "expected override or refuse: with fill, what proves a client to this proxy would go up as its credential"
         )
         yield Problem("handshake.client_authn", text), _IDENTITY
     if methods != {"none"} and config.gate.client_id_key_file is None:
-        text = f"expected a file with a secret, since clients have identities: make one with `{_A_KEY}`"
-        yield Problem("gate.client_id_key_file", text), _IDENTITY, "credentials.default.source"
+        text = f"expected a file with a secret, since clients have identities: make one with `{A_KEY}`"
+        yield told(Problem("gate.client_id_key_file", text), _IDENTITY, *sources)
+
+
+def _source_keys(config: Config) -> tuple[str, ...]:
+    """The keys that say where credentials come from."""
+    return tuple(f"credentials.{name}.{key}" for name in config.credentials for key in ("source", "directory"))
 
 
 def _anyone_contradictions(config: Config) -> Iterator[Told]:
     """Beyond loopback, `none` is said twice."""
     is_none, anyone = identity_of(config) == ("none",), config.gate.admit_anyone
     is_said = "none" in config.gate.identity
-    sources = ("listen.host", "credentials.default.source")
+    sources = "listen.host", *_source_keys(config)
     if not is_none and anyone:
-        yield Problem("gate.admit_anyone", "expected false: gate.identity asks who clients are"), _IDENTITY, *sources
+        problem = Problem("gate.admit_anyone", "expected false: gate.identity asks who clients are")
+        yield told(problem, _IDENTITY, *sources)
     if not is_none or is_loopback(config.listen.host):
         return
     if not is_said:
@@ -89,10 +104,10 @@ def _anyone_contradictions(config: Config) -> Iterator[Told]:
             "expected some of basic, bearer, mtls and jwt, since this listens beyond loopback; "
             'to let anyone in who reaches it, say ["none"] here and admit_anyone = true beside it'
         )
-        yield Problem(_IDENTITY, text), *sources
+        yield told(Problem(_IDENTITY, text), *sources)
     elif not anyone:
         text = "expected true, to say once more that anyone may come in from beyond loopback; or another gate.identity"
-        yield Problem("gate.admit_anyone", text), _IDENTITY, *sources
+        yield told(Problem("gate.admit_anyone", text), _IDENTITY, *sources)
 
 
 def _certificate_contradictions(config: Config) -> Iterator[Told]:
@@ -134,9 +149,11 @@ def _client_contradictions(config: Config) -> Iterator[Told]:
         elif (other := names.setdefault(client.name.lower(), (where, client.name))) != (where, client.name):
             by_more = "" if other[1] == client.name else ", by more than upper and lower case"
             yield Problem(f"{where}.name", f"expected to differ from that of {other[0]}{by_more}"), f"{other[0]}.name"
-        if client.credential not in type(config.credentials).model_fields:
-            known = " or ".join(type(config.credentials).model_fields)
-            yield (Problem(f"{where}.credential", f"expected a credential that is configured: {known}"),)
+        if not client.credentials and DEFAULT_CREDENTIAL not in config.credentials and len(config.credentials) > 1:
+            yield (Problem(f"{where}.credentials", "expected, since there are several and none is default"),)
+        if not config.credentials.keys() >= set(client.credentials):
+            known = " or ".join(config.credentials)
+            yield Problem(f"{where}.credentials", f"expected credentials that are configured: {known}"), "credentials"
         yield from _proof_contradictions(where, client, methods)
     for kind in _PROOFS:
         yield from _shared_proofs(config, kind)

@@ -1,6 +1,7 @@
 """File and environment to one validated tree, or to a list of everything that is wrong."""
 
 import difflib
+import re
 import ssl
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,30 +11,39 @@ from typing import Any, Final
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from proxy.bayeux.negotiation import ClientAuthn
 from proxy.config.identities import content_problems, identity_contradictions
 from proxy.config.problems import Problem, Told
+from proxy.config.sources import source_contradictions, vault_contradictions
 from proxy.config.tree import (
+    NAMED,
     PREFIX,
-    ClientSettings,
     Config,
+    CredentialSettings,
     is_list,
     keys_of,
-    source_of,
     table_of,
     tables_of,
     variable_of,
 )
-from proxy.credentials.stored import BrokenCredential, credential_from
 from proxy.gate.admission import is_loopback
+from proxy.gate.clients import DEFAULT_CREDENTIAL
 
 
 _CLIENTS: Final = "clients"
+_CREDENTIALS: Final = "credentials"
+_VAULT: Final = "vault"
+_SYSTEMD_CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
+_OF_A_CREDENTIAL: Final = re.compile(rf"(?P<before>{PREFIX}CREDENTIALS__)(?P<name>[A-Z0-9_]+?)(?P<after>__[A-Z_]+)")
 _PLATFORM_VALUES: Final = {
     "C8Y_TENANT": "tenant",
     "C8Y_USER": "user",
     "C8Y_PASSWORD": "password",
     "C8Y_TOKEN": "token",
+}
+_BOOTSTRAP_VALUES: Final = {
+    "C8Y_BOOTSTRAP_TENANT": "tenant",
+    "C8Y_BOOTSTRAP_USER": "user",
+    "C8Y_BOOTSTRAP_PASSWORD": "password",
 }
 
 
@@ -51,25 +61,45 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Config:
     if file is not None:
         loading.read(file)
     loading.overlay(environment)
-    config = loading.validated()
-    # A frozen section's private part is set once, here, before anybody else sees it.
-    config.credentials.default._platform_values = {  # noqa: SLF001
-        name: environment[variable] for variable, name in _PLATFORM_VALUES.items() if environment.get(variable)
-    }
-    loading.look_for_contradictions(config)
+    config = loading.surrounded(environment)
+    loading.look_for_contradictions(_contradictions(config))
     if loading.problems:
         raise BadConfiguration(loading.problems)
     return config
 
 
-def clients_in(file: Path) -> tuple[ClientSettings, ...]:
-    """The clients that a file has, whatever is wrong beside them. Raises BadConfiguration for what is wrong in them."""
+def clients_in(file: Path) -> Config:
+    """What a file says of clients, whatever is wrong beside that. Raises BadConfiguration for what is wrong in it."""
     loading = _Loading()
     loading.read(file)
     config = loading.validated()
     if wrong := [problem for problem in loading.problems if problem.where.startswith((_CLIENTS, str(file)))]:
         raise BadConfiguration(wrong)
-    return config.clients
+    return config
+
+
+def vault_in(file: Path | None, environment: Mapping[str, str]) -> Config:
+    """What a file and an environment say of the vault and of credentials, whatever is wrong beside that.
+
+    Raises BadConfiguration for what is wrong in it, and where there is no vault, or nothing that could open it.
+    """
+    loading = _Loading()
+    if file is not None:
+        loading.read(file)
+    loading.overlay(environment)
+    config = loading.surrounded(environment)
+    loading.look_for_contradictions(_missing_for_the_vault(config))
+    places = [place for name in (_VAULT, _CREDENTIALS) for place in (name, variable_of(name))]
+    places += [] if file is None else [str(file)]
+    if wrong := [problem for problem in loading.problems if problem.where.startswith(tuple(places))]:
+        raise BadConfiguration(wrong)
+    return config
+
+
+def _missing_for_the_vault(config: Config) -> Iterator[Told]:
+    if config.vault.file is None:
+        yield (Problem("vault.file", "expected the file of the vault; `credentials add` makes it where there is none"),)
+    yield from vault_contradictions(config)
 
 
 class _Loading:
@@ -107,12 +137,14 @@ class _Loading:
         """
         known = {variable_of(key): (key, field) for key, field in keys_of(Config)}
         for variable in sorted(name for name in environment if name.startswith(PREFIX)):
-            if variable not in known:
+            spelled, name = self._unnamed(variable)
+            if spelled not in known:
                 self.problems.append(Problem(variable, f"is not a variable of ours{_nearest(variable, known)}"))
                 continue
             if not environment[variable]:
                 continue
-            key, field = known[variable]
+            key, field = known[spelled]
+            key = key.replace(f".{NAMED}.", f".{name}.")
             self._variables[key] = variable
             value: object = environment[variable]
             if is_list(field):
@@ -127,6 +159,18 @@ class _Loading:
             _set(self._tree, "upstream.url", environment["C8Y_BASEURL"])
             self._variables["upstream.url"] = "C8Y_BASEURL"
 
+    def _unnamed(self, variable: str) -> tuple[str, str]:
+        """A variable with NAME in place of the name of a credential, and that. Where the file has a name that is
+        spelled like this in variables, it is meant.
+        """
+        found = _OF_A_CREDENTIAL.fullmatch(variable)
+        if found is None:
+            return variable, ""
+        spelled = found["name"].lower()
+        named = self._tree.get(_CREDENTIALS)
+        names = [name for name in named if name.lower().replace("-", "_") == spelled] if isinstance(named, dict) else []
+        return f"{found['before']}{NAMED}{found['after']}", (names or [spelled])[0]
+
     def validated(self) -> Config:
         """The configuration, with defaults in place of what is wrong, so that the rest can be judged too."""
         while True:
@@ -134,17 +178,30 @@ class _Loading:
                 return Config.model_validate(self._tree)
             except ValidationError as error:
                 for fault in error.errors(include_url=False, include_input=False):
-                    path, entries = _split(fault["loc"])
+                    path, entries = _split(tuple(part for part in fault["loc"] if part != "[key]"))
                     self._note(_written(path), _told(fault, path, entries))
                     _drop(self._tree, path)
 
-    def look_for_contradictions(self, config: Config) -> None:
-        """Find what is wrong only when keys are seen together, unless it follows from one that is wrong by itself, or
-        from a file that could not be read.
+    def surrounded(self, environment: Mapping[str, str]) -> Config:
+        """What is valid, with what the platform and systemd say beside it."""
+        config = self.validated()
+        # A frozen section's private part is set once, here, before anybody else sees it.
+        config.vault._credentials_directory = environment.get(_SYSTEMD_CREDENTIALS, "")  # noqa: SLF001
+        for name, settings in config.credentials.items():
+            variables = _BOOTSTRAP_VALUES if settings.source == "subscriptions" else _PLATFORM_VALUES
+            if variables is _BOOTSTRAP_VALUES or name == DEFAULT_CREDENTIAL:
+                settings._platform_values = {  # noqa: SLF001
+                    value: environment[variable] for variable, value in variables.items() if environment.get(variable)
+                }
+        return config
+
+    def look_for_contradictions(self, found: Iterable[Told]) -> None:
+        """Take note of what is wrong only when keys are seen together, unless it follows from one that is wrong by
+        itself, or from a file that could not be read.
         """
         if not self._is_whole:
             return
-        for problem, *sources in _contradictions(config):
+        for problem, *sources in found:
             keys = (problem.where, *sources)
             if not any(
                 key == wrong or key.startswith((f"{wrong}.", f"{wrong}[")) for key in keys for wrong in self._wrong
@@ -185,6 +242,8 @@ def _told(fault: Mapping[str, Any], path: _Path, entries: _Path) -> str:
         if key in known:
             return "is quoted as one name: write it without the quotes, or as a key of its table"
         return f"is not a key of ours{_nearest(key, known)}"
+    if fault["type"] == "model_type" and path[:-1] == (_CREDENTIALS,) and path[-1] in CredentialSettings.model_fields:
+        return f"is a key of a credential; did you mean {_CREDENTIALS}.{DEFAULT_CREDENTIAL}.{path[-1]}?"
     message = _EXPECTED.get(fault["type"]) or str(fault["msg"])
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
     told = [f" (entry {part + 1})" for part in entries if isinstance(part, int)]
@@ -195,7 +254,8 @@ def _keys_beside(path: _Path) -> list[str]:
     """The keys that could have been meant by one that is none."""
     within = max((place for place, part in enumerate(path) if isinstance(part, int)), default=-1)
     if within < 0:
-        return [key for key, _ in keys_of(Config)]
+        name = str(path[1]) if path[0] == _CREDENTIALS and len(path) > 1 else NAMED
+        return [key.replace(f".{NAMED}.", f".{name}.") for key, _ in keys_of(Config)]
     name = ".".join(part for part in path[:within] if isinstance(part, str))
     table: type[BaseModel] = dict(tables_of(Config))[name]
     return [f"{_written(path[: within + 1])}.{key}" for key, _ in keys_of(table)]
@@ -216,7 +276,7 @@ def _contradictions(config: Config) -> Iterator[Told]:
     """What is wrong when keys are seen together, each with the further keys that it follows from."""
     if not config.upstream.url:
         yield (Problem("upstream.url", "expected the address of the tenant: set it, or C8Y_BASEURL"),)
-    yield from _source_contradictions(config)
+    yield from source_contradictions(config)
     if not is_loopback(config.listen.host) and not config.gate.hosts:
         text = "expected the names this proxy is reached by, since it listens beyond loopback"
         yield Problem("gate.hosts", text), "listen.host"
@@ -224,33 +284,6 @@ def _contradictions(config: Config) -> Iterator[Told]:
         yield Problem("admin.port", "expected another port than that of listen.port"), "listen.port", "admin.host"
     yield from identity_contradictions(config)
     yield from ((problem,) for problem in _file_problems(config))
-
-
-def _source_contradictions(config: Config) -> Iterator[Told]:
-    settings = config.credentials.default
-    source_key, directory_key = "credentials.default.source", "credentials.default.directory"
-    match source_of(settings):
-        case None:
-            text = (
-                "expected stored or cookie: no stored values were found to go by "
-                "(credentials.default.directory, or C8Y_TENANT, C8Y_USER and C8Y_PASSWORD)"
-            )
-            yield Problem(source_key, text), directory_key
-        case "cookie" if config.handshake.client_authn is ClientAuthn.FILL:
-            text = "expected override or refuse: with source = cookie all credentials are the client's"
-            yield Problem("handshake.client_authn", text), source_key
-        case "stored" if settings.directory and settings.directory.exists() and not settings.directory.is_dir():
-            yield (Problem(directory_key, "expected a directory, with one file per value"),)
-        case "stored" if settings.directory is None:
-            # Unlike a directory, an environment cannot be mended while the process runs.
-            if not settings.platform_values.keys() - {"tenant"}:
-                text = "expected a directory, or C8Y_TENANT, C8Y_USER and C8Y_PASSWORD to be set"
-                yield Problem(directory_key, text), source_key
-                return
-            try:
-                credential_from(settings.platform_values)
-            except BrokenCredential as problem:
-                yield (Problem(", ".join(_PLATFORM_VALUES), str(problem)),)
 
 
 def _file_problems(config: Config) -> Iterator[Problem]:
@@ -267,21 +300,18 @@ def _file_problems(config: Config) -> Iterator[Problem]:
         "gate.jwt.jwks_file": config.gate.jwt.jwks_file,
         "gate.jwt.ca_file": config.gate.jwt.ca_file,
     }
+    for name, settings in config.credentials.items():
+        files |= {
+            f"credentials.{name}.certificate_file": settings.certificate_file,
+            f"credentials.{name}.key_file": settings.key_file,
+        }
     unreadable = {key: reason for key, file in files.items() if file and (reason := _unreadable(file))}
     yield from (Problem(key, f"cannot be read: {reason}") for key, reason in unreadable.items())
-    if (
-        tls.certificate_file
-        and tls.key_file
-        and not unreadable.keys() & {"listen.tls.certificate_file", "listen.tls.key_file"}
-    ):
-        try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-                tls.certificate_file, tls.key_file, password=""
-            )
-        except ssl.SSLError as error:
-            foreign = error.reason == "KEY_VALUES_MISMATCH"
-            text = "the key of certificate_file" if foreign else "PEM in both files, and the key without a passphrase"
-            yield Problem("listen.tls.key_file" if foreign else "listen.tls", f"expected {text}")
+    for section in ("listen.tls", *(f"credentials.{name}" for name in config.credentials)):
+        pair = f"{section}.certificate_file", f"{section}.key_file"
+        certificate, private = map(files.get, pair)
+        if certificate and private and not unreadable.keys() & set(pair):
+            yield from _pair_problems(section, certificate, private)
     for key in ("upstream.ca_file", "listen.tls.client_ca_file", "gate.jwt.ca_file"):
         if (file := files[key]) and key not in unreadable:
             try:
@@ -289,6 +319,16 @@ def _file_problems(config: Config) -> Iterator[Problem]:
             except ssl.SSLError:
                 yield Problem(key, "expected certificates in PEM")
     yield from content_problems(config, unreadable)
+
+
+def _pair_problems(section: str, certificate: Path, key: Path) -> Iterator[Problem]:
+    """What is wrong with a certificate and its key."""
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        foreign = error.reason == "KEY_VALUES_MISMATCH"
+        text = "the key of certificate_file" if foreign else "PEM in both files, and the key without a passphrase"
+        yield Problem(f"{section}.key_file" if foreign else section, f"expected {text}")
 
 
 def _unreadable(file: Path) -> str | None:

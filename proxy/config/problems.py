@@ -1,6 +1,7 @@
 """What is wrong with a configuration, as it is told."""
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +17,12 @@ class Problem:
 
 Told = tuple[Problem, *tuple[str, ...]]
 """A problem of keys that are seen together, with the further keys that it follows from."""
+
+
+def told(problem: Problem, *keys: str) -> Told:
+    """A problem with however many keys."""
+    return (problem, *keys)
+
+
+A_KEY: Final = "head -c 32 /dev/urandom | base64 > FILE"
+"""How to make a key, as problems tell it."""

@@ -1,9 +1,10 @@
 """The sections and keys, each with its default, its bounds and a sentence about it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Final, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
 
 from proxy.bayeux.negotiation import ClientAuthn
@@ -12,7 +13,9 @@ from proxy.config.values import (
     ClientName,
     CookieName,
     Count,
+    CredentialName,
     Endpoint,
+    EntryName,
     FilePath,
     HeaderValue,
     Host,
@@ -28,6 +31,7 @@ from proxy.config.values import (
     Seconds,
     StoredKey,
 )
+from proxy.gate.clients import DEFAULT_CREDENTIAL
 from proxy.gate.endpoints import ENDPOINTS
 
 
@@ -86,17 +90,46 @@ class Upstream(_Section):
     )
 
 
-class CredentialSettings(_Section):
-    """Where the credential comes from."""
+Source = Literal["stored", "cookie", "vault", "login", "device", "subscriptions"]
 
-    source: Literal["stored", "cookie"] | None = Field(
+
+class CredentialSettings(_Section):
+    """Where one credential comes from, and for which requests it may be chosen."""
+
+    source: Source | None = Field(
         None,
         description="stored: values from the directory or the platform's environment; cookie: the client's own "
-        "platform session. Where stored values are found, stored is the default.",
+        "platform session; vault: values of an entry of the vault; login: a platform session (OAI-Secure), logged in "
+        "to with such values; device: a token for a device certificate; subscriptions: a service user that the "
+        "platform gives to a microservice. Where stored values are found, stored is the default.",
     )
-    directory: FilePath | None = Field(None, description="One file per value: tenant, user, password, tfa, token.")
+    directory: FilePath | None = Field(
+        None,
+        description="For stored, login and subscriptions. One file per value: tenant, user, password, tfa, token; for "
+        "login tfa_code or totp_secret, too.",
+    )
+    entry: EntryName | None = Field(
+        None,
+        description="For vault, and for login in place of a directory: the entry of the vault. For vault, the name of "
+        "the credential if unset.",
+    )
+    certificate_file: FilePath | None = Field(None, description="For device: its certificate with its chain, in PEM.")
+    key_file: FilePath | None = Field(None, description="For device: the private key of that, in PEM.")
+    token_url: Origin | None = Field(
+        None, description="For device: where tokens are issued; port 8443 of upstream.url if unset."
+    )
+    tenant: Said | None = Field(None, description="For subscriptions: the tenant whose service user this is.")
+    poll_seconds: Seconds = Field(
+        60.0, description="For subscriptions: how often the platform is asked which tenants there are."
+    )
+    endpoints: tuple[Endpoint, ...] = Field(
+        ENDPOINTS, description="Requests at other endpoints do not get it; everywhere when it is left out."
+    )
+    hosts: tuple[Host, ...] = Field(
+        (), description="Requests with another Host do not get it; with any when it is left out."
+    )
     cooldown_seconds: Seconds = Field(
-        60.0, description="How long a stored value that upstream rejected is not offered again, unless it changes."
+        60.0, description="How long a value that upstream rejected is not offered again, unless it changes."
     )
     _platform_values: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
@@ -105,11 +138,34 @@ class CredentialSettings(_Section):
         """The stored values that the platform's own environment holds."""
         return self._platform_values
 
+    @property
+    def has_platform_values(self) -> bool:
+        """Whether there is more among them than a tenant, which is set for other reasons, too."""
+        return bool(self.platform_values.keys() - {"tenant"})
 
-class Credentials(_Section):
-    """The credentials of this process."""
 
-    default: CredentialSettings = Field(default_factory=CredentialSettings)
+class VaultSettings(_Section):
+    """Secrets at rest, sealed with a key that is kept elsewhere."""
+
+    file: FilePath | None = Field(None, description="The vault, which `credentials add` makes.")
+    sessions_file: FilePath | None = Field(
+        None, description="Where platform sessions of login are kept across restarts, sealed like the vault."
+    )
+    key_file: FilePath | None = Field(
+        None, description="Keys that open it: 32 bytes in base64 per line; the first one seals what is written."
+    )
+    key_credential: Said | None = Field(None, description="Or the name of a systemd credential that holds such keys.")
+    passphrase_file: FilePath | None = Field(
+        None, description="Or passphrases, one per line: slower by the tenth of a second, and as good as they are long."
+    )
+    _credentials_directory: str = PrivateAttr(default="")
+
+    @property
+    def keys_path(self) -> Path | None:
+        """The file with keys, wherever it is said; None where none is, or systemd handed none over."""
+        if self.key_credential is not None:
+            return Path(self._credentials_directory, self.key_credential) if self._credentials_directory else None
+        return self.key_file
 
 
 class Handshake(_Section):
@@ -165,7 +221,11 @@ class ClientSettings(_Section):
         (), description="Names in its certificate, for mtls: common name, DNS, URI or email. `*`: any certificate."
     )
     subjects: tuple[Said, ...] = Field((), description="The `sub` of its tokens, for jwt. `*`: any token.")
-    credential: Said = Field("default", description="The credential that goes up for it.")
+    credentials: tuple[CredentialName, ...] = Field(
+        (),
+        description="The credentials that may go up for it: of those that are for the endpoint and the Host asked, the "
+        "first. Left out, it is default, or the only one there is.",
+    )
     grants: tuple[GrantSettings, ...] | None = Field(
         None, description="What it may do; `gate.grants` when it is left out."
     )
@@ -177,7 +237,7 @@ class GateSettings(_Section):
     identity: tuple[IdentityMethod, ...] = Field(
         (),
         description="How clients prove who they are: none, own, or any of basic, bearer, mtls and jwt. Left out, it is "
-        "own where credentials.default.source is cookie, and none elsewhere.",
+        "own where the source of the credential is cookie, and none elsewhere.",
     )
     admit_anyone: bool = Field(
         default=False, description="Beyond loopback, none has to be said twice: here, and in gate.identity."
@@ -255,13 +315,20 @@ class Log(_Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least severity written.")
 
 
+def _at_least_one(credentials: dict[str, CredentialSettings]) -> dict[str, CredentialSettings]:
+    return credentials or {DEFAULT_CREDENTIAL: CredentialSettings()}
+
+
 class Config(_Section):
     """The whole configuration."""
 
     listen: Listen = Field(default_factory=Listen)
     admin: Admin = Field(default_factory=Admin)
     upstream: Upstream = Field(default_factory=Upstream)
-    credentials: Credentials = Field(default_factory=Credentials)
+    credentials: Annotated[dict[CredentialName, CredentialSettings], AfterValidator(_at_least_one)] = Field(
+        default_factory=lambda: _at_least_one({}), description="The credentials of this process by name."
+    )
+    vault: VaultSettings = Field(default_factory=VaultSettings)
     handshake: Handshake = Field(default_factory=Handshake)
     gate: GateSettings = Field(default_factory=GateSettings)
     clients: tuple[ClientSettings, ...] = Field((), description="The clients, for basic, bearer, mtls and jwt.")
@@ -270,27 +337,53 @@ class Config(_Section):
     log: Log = Field(default_factory=Log)
 
 
-def source_of(settings: CredentialSettings) -> Literal["stored", "cookie"] | None:
+def source_of(settings: CredentialSettings) -> Source | None:
     """The credential source that the settings amount to; None when it has to be said."""
-    if settings.source is None and (settings.directory or settings.platform_values.keys() - {"tenant"}):
+    if settings.source is None and (settings.directory or settings.has_platform_values):
         return "stored"
     return settings.source
+
+
+def entry_of(name: str, settings: CredentialSettings) -> str | None:
+    """The entry of the vault that a credential comes from; None for any other."""
+    if source_of(settings) == "vault":
+        return settings.entry or name
+    return settings.entry if source_of(settings) == "login" else None
+
+
+def credentials_for(config: Config, client: ClientSettings | None) -> tuple[str, ...]:
+    """The names of the credentials that may go up for a client, or for one without an entry."""
+    if client is not None and client.credentials:
+        return tuple(dict.fromkeys(client.credentials))
+    return (DEFAULT_CREDENTIAL,) if DEFAULT_CREDENTIAL in config.credentials else tuple(config.credentials)[:1]
 
 
 def identity_of(config: Config) -> tuple[IdentityMethod, ...]:
     """The ways to prove an identity that the settings amount to."""
     if config.gate.identity:
         return tuple(dict.fromkeys(config.gate.identity))
-    return ("own",) if source_of(config.credentials.default) == "cookie" else ("none",)
+    sources = {source_of(settings) for settings in config.credentials.values()}
+    return ("own",) if sources == {"cookie"} else ("none",)
+
+
+NAMED: Final = "NAME"
+"""What stands for the name of a credential in the key of one of its settings."""
 
 
 def keys_of(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every key of the tree, dotted, with its field."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if (entry := _entry_of(field)) is not None:
+            yield from keys_of(entry, f"{path}{name}.{NAMED}.")
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from keys_of(field.annotation, f"{path}{name}.")
         else:
             yield path + name, field
+
+
+def _entry_of(field: FieldInfo) -> type[BaseModel] | None:
+    """What each entry of a table of tables is; None for any other key."""
+    return get_args(field.annotation)[1] if get_origin(field.annotation) is dict else None
 
 
 def is_list(field: FieldInfo) -> bool:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from proxy.bayeux.channels import granted
 from proxy.credentials.kinds import AUTHORIZATION_COOKIE, XSRF_COOKIE
+from proxy.credentials.vault import ENTRY_NAME
 from proxy.gate import keys
 from proxy.gate.admission import is_loopback
 from proxy.gate.endpoints import ENDPOINTS
@@ -19,6 +20,7 @@ from proxy.gate.endpoints import ENDPOINTS
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PORTS: Final = range(1, 65536)
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_CREDENTIAL_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _WHOLE_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
 
@@ -143,6 +145,18 @@ def _client_name(text: str) -> str:
     return text
 
 
+def _credential_name(text: str) -> str:
+    if not _CREDENTIAL_NAME.fullmatch(text):
+        raise ValueError("expected a name of 1 to 64 small letters, digits, - and _")
+    return text
+
+
+def _entry_name(text: str) -> str:
+    if not ENTRY_NAME.fullmatch(text):
+        raise ValueError("expected the name of an entry: 1 to 64 letters, digits, -, _ and .")
+    return text
+
+
 def _stored_key(text: str) -> str:
     if not keys.STORED.fullmatch(text):
         raise ValueError("expected sha256: and 64 hexadecimal digits, as `c8y-realtime-proxy clients add` makes them")
@@ -176,6 +190,8 @@ CookieName = Annotated[str, AfterValidator(_cookie_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 JwksUrl = Annotated[str, AfterValidator(_jwks_url)]
 ClientName = Annotated[str, AfterValidator(_client_name)]
+CredentialName = Annotated[str, AfterValidator(_credential_name)]
+EntryName = Annotated[str, AfterValidator(_entry_name)]
 StoredKey = Annotated[str, AfterValidator(_stored_key)]
 Said = Annotated[str, AfterValidator(_said)]
 Endpoint = Annotated[str, AfterValidator(_endpoint), Field(json_schema_extra={"enum": list(ENDPOINTS)})]

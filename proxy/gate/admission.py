@@ -5,7 +5,7 @@ loopback, with cookies (cross-site WebSocket hijacking) or by a name rebound to 
 on every request, on loopback too.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 
 from proxy.head import Head
@@ -19,17 +19,30 @@ class NotAdmitted(Exception):
         self.reason = reason
 
 
+class HostNames:
+    """Names or addresses, each with or without a port: `proxy.example.com` is meant with every port, and
+    `proxy.example.com:8443` only with that.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = {_unbracketed(name.lower()) for name in names}
+
+    def has(self, host: str) -> bool:
+        """Whether what stands in a Host header is one of them."""
+        name, port = _split(host)
+        return _unbracketed(name) in self._names or (bool(port) and f"{name}:{port}" in self._names)
+
+
 class Hosts:
     """The hosts that one listener answers to.
 
-    `names` are names or addresses, each with or without a port: `proxy.example.com` admits every port of it,
-    `proxy.example.com:8443` only that. `listening_on` is the address of the listener; `localhost` and, on a loopback
+    `names` are as `HostNames` has them. `listening_on` is the address of the listener; `localhost` and, on a loopback
     listener, every loopback address is admitted beside it. With `any_address` every address is: rebinding needs a
     name. `key` is where an operator adds a name.
     """
 
     def __init__(self, names: Collection[str], *, listening_on: str, key: str, any_address: bool = False) -> None:
-        self._names = {_unbracketed(name.lower()) for name in (*names, listening_on, "localhost")}
+        self._names = HostNames((*names, listening_on, "localhost"))
         self._loopback = is_loopback(listening_on)
         self._any_address = any_address
         self._key = key
@@ -39,10 +52,9 @@ class Hosts:
         host = head.value("host")
         if host is None:
             raise NotAdmitted("host", "No Host header: send the name that this proxy is reached by")
-        name, _, port = host.lower().rpartition(":") if _has_port(host) else (host.lower(), "", "")
-        bare = _unbracketed(name)
-        if bare in self._names or (port and f"{name}:{port}" in self._names):
+        if self._names.has(host):
             return
+        bare = _unbracketed(_split(host)[0])
         if (self._loopback and is_loopback(bare)) or (self._any_address and _is_address(bare)):
             return
         raise NotAdmitted("host", f"This proxy does not answer to that Host: add the name to {self._key}")
@@ -128,6 +140,12 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _split(host: str) -> tuple[str, str]:
+    """The name and the port of a host, in lower case."""
+    name, _, port = host.lower().rpartition(":") if _has_port(host) else (host.lower(), "", "")
+    return name, port
 
 
 def _has_port(host: str) -> bool:

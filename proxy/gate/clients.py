@@ -1,7 +1,7 @@
 """Who a client is, once that is known."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
@@ -14,15 +14,17 @@ class Client:
 
     `name` is that of its entry in the configuration, empty for a client without one; `subject` tells it from others
     under the same name (the subject of a JSON Web Token, the name in a certificate, a digest of its own cookie). Both
-    empty: it has no identity, and nothing tells it from anybody. `credential` names the credential that goes up for it,
-    and `policies` says by endpoint what it may do. `until` is the Unix time up to which its proof is good.
+    empty: it has no identity, and nothing tells it from anybody. `credentials` names those that may go up for it, the
+    first choice first, and `policies` says by endpoint what it may do. `until` is the Unix time up to which its proof
+    is good, and `proofs` are the ways in which it proved its identity.
     """
 
     name: str
     subject: str
-    credential: str
+    credentials: tuple[str, ...]
     policies: Mapping[str, Policy]
     until: float = inf
+    proofs: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def is_known(self) -> bool:

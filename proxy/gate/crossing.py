@@ -8,12 +8,9 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from proxy import __version__
+from proxy import USER_AGENT
 from proxy.head import Head
 
-
-USER_AGENT: Final = f"c8y-realtime-proxy/{__version__}"
-"""What stored credentials are sent with: a tenant may forbid Basic to browsers, judged by User-Agent."""
 
 APPLICATION_KEY: Final = "X-Cumulocity-Application-Key"
 
@@ -89,15 +86,18 @@ class Crossing:
                 crossing.append((spelled, fitted))
         return crossing
 
-    def renewed_token(self, headers: Iterable[tuple[str, str]]) -> str | None:
-        """The `authorization` cookie that upstream's answer brings, where the credential is the client's own."""
-        if not self._is_clients_own:
-            return None
+    @staticmethod
+    def renewed(headers: Iterable[tuple[str, str]]) -> tuple[str, str | None] | None:
+        """The `authorization` cookie that upstream's answer brings, if it does, with the XSRF token beside it."""
+        brought = dict.fromkeys(_SESSION_COOKIES, "")
         for name, value in headers:
-            if name == "set-cookie" and value.startswith(f"{AUTHORIZATION_COOKIE}="):
-                token, _, attributes = value.partition("=")[2].partition(";")
-                return None if _ENDS_A_COOKIE.search(attributes) else token.strip(' "') or None
-        return None
+            called, _, rest = value.partition("=")
+            if name == "set-cookie" and called in brought:
+                token, _, attributes = rest.partition(";")
+                if not _ENDS_A_COOKIE.search(attributes):
+                    brought[called] = token.strip(' "')
+        token, xsrf_token = (brought[name] for name in _SESSION_COOKIES)
+        return (token, xsrf_token or None) if token else None
 
     def _fitted(self, cookie: str, *, secure: bool) -> str | None:
         """A `Set-Cookie` value that a client of ours keeps: without upstream's Domain, and without `Secure` (and

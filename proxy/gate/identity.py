@@ -11,10 +11,12 @@ from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
+from math import inf
 from typing import Final, Literal
 
-from proxy.gate.clients import DEFAULT_CREDENTIAL, Client
+from proxy.gate.clients import Client
 from proxy.gate.crossing import AUTHORIZATION_COOKIE
 from proxy.gate.keys import is_key, name_in
 from proxy.gate.policy import Policy
@@ -64,20 +66,20 @@ class Entry:
     digest: bytes | None = field(default=None, repr=False)
     certificates: frozenset[str] = frozenset()
     subjects: frozenset[str] = frozenset()
-    credential: str = DEFAULT_CREDENTIAL
+    credentials: tuple[str, ...] = ()
     policies: Mapping[str, Policy] = field(default_factory=dict, repr=False)
 
-    def client(self, subject: str = "", until: float | None = None) -> Client:
+    def client(self, proof: Method, subject: str = "", until: float = inf) -> Client:
         """The client that this is, once it is proved."""
-        client = Client(self.name, subject, self.credential, self.policies)
-        return client if until is None else replace(client, until=until)
+        return Client(self.name, subject, self.credentials, self.policies, until, frozenset({proof}))
 
 
 class Identities:
     """Identifies clients by `methods`.
 
-    `policies` are those of clients without an entry, which there are with `none` and `own` only; `tokens` are there
-    where `jwt` is. `clock` gives Unix time.
+    `policies` and `credentials` are those of clients without an entry, which there are with `none` and `own` only;
+    `tokens` are there where `jwt` is. `clock` gives Unix time. What others learnt `before` of renewed sessions is known
+    here, too.
     """
 
     def __init__(
@@ -86,18 +88,24 @@ class Identities:
         entries: Iterable[Entry] = (),
         *,
         policies: Mapping[str, Policy],
+        credentials: tuple[str, ...] = (),
         tokens: Tokens | None = None,
         clock: Callable[[], float],
+        before: "Identities | None" = None,
     ) -> None:
         entries = tuple(entries)
         self._methods = frozenset(methods)
         self._policies = policies
-        self._tokens = tokens
+        self._credentials = credentials
+        self.tokens = tokens
         self._clock = clock
-        self._renewed: OrderedDict[str, str] = OrderedDict()  # subjects by the digest of the cookie that came later
-        self._nobody = Client("", "", DEFAULT_CREDENTIAL, policies)
-        self._entries = {entry.name: entry for entry in entries}
-        self._by_key = {entry.name: entry.client() for entry in entries}
+        # Subjects by the digest of the cookie that came later. One for all who take each other's place: connections
+        # that were opened before tell of renewals still.
+        self.renewals: OrderedDict[str, str] = OrderedDict() if before is None else before.renewals
+        self._nobody = Client("", "", credentials, policies)
+        self.entries = {entry.name: entry for entry in entries}
+        keyed: tuple[Method, ...] = ("basic", "bearer")
+        self._by_key = {(way, entry.name): entry.client(way) for way in keyed for entry in entries}
         self._by_certificate = {name: entry for entry in entries for name in entry.certificates}
         self._by_subject = {subject: entry for entry in entries for subject in entry.subjects}
         self._challenge = (
@@ -125,9 +133,37 @@ class Identities:
         client, which has to handshake again.
         """
         if "own" in self._methods and client.is_known:
-            self._renewed[_digest(token)] = client.subject
-            if len(self._renewed) > _MOST_RENEWED:
-                self._renewed.popitem(last=False)
+            self.renewals[_digest(token)] = client.subject
+            if len(self.renewals) > _MOST_RENEWED:
+                self.renewals.popitem(last=False)
+
+    def still_knows(self, client: Client, before: "Identities") -> bool:
+        """Whether a client that others identified `before` would be identified by the same proof now."""
+        if not client.name:
+            return ("own" if client.subject else "none") in self._methods
+        if not (client.name in self.entries and client.name in before.entries):
+            return False
+        return all(proof in self._methods and self._still_proves(proof, client, before) for proof in client.proofs)
+
+    def still_permits(self, client: Client, credential: str | None) -> bool:
+        """Whether a client that is still known may do no less than when it was identified, with the credential of that
+        name.
+        """
+        entry = self.entries.get(client.name)
+        if entry is None:
+            return _holds(client, credential, self._credentials, self._policies)
+        return _holds(client, credential, entry.credentials, entry.policies)
+
+    def _still_proves(self, proof: str, client: Client, before: "Identities") -> bool:
+        """Whether what proved a client to others `before` proves it still, where such is asked for."""
+        name, subject = client.name, client.subject
+        if proof == "mtls":
+            return self._by_certificate.get(subject, self._by_certificate.get(ANY)) is self.entries[name]
+        if proof == "jwt":
+            entry = self._by_subject.get(subject, self._by_subject.get(ANY))
+            keys, keys_before = ((each.tokens and each.tokens.judged_by) for each in (self, before))
+            return entry is self.entries[name] and keys == keys_before
+        return self.entries[name].digest == before.entries[name].digest
 
     def _owner(self, head: Head) -> Client:
         """The owner of a platform session. Without one it is nobody: the credential source refuses that in its way."""
@@ -138,7 +174,7 @@ class Identities:
         if not token:
             return self._nobody
         digest = _digest(token)
-        return Client("", self._renewed.get(digest, digest), DEFAULT_CREDENTIAL, self._policies)
+        return Client("", self.renewals.get(digest, digest), self._credentials, self._policies)
 
     def _proofs(self, head: Head) -> Iterator[Client]:
         """The clients that the proofs in a request lead to, one each."""
@@ -154,7 +190,7 @@ class Identities:
         if scheme == "bearer" and "jwt" in self._methods and sent.count(".") == _DOTS_OF_A_TOKEN:
             return self._by_token(sent)
         if scheme == "bearer" and "bearer" in self._methods:
-            return self._keyed(sent)
+            return self._keyed(sent, "bearer")
         if scheme == "basic" and "basic" in self._methods:
             return self._by_password(sent)
         raise self._refused("Authorization is not of a kind that proves who this client is")
@@ -170,21 +206,21 @@ class Identities:
             raise self._refused("Authorization: Basic does not hold a user and a password") from None
         if user.rpartition("/")[2] != name_in(key):
             raise self._refused("The user is not the client whose key the password is")
-        return self._keyed(key)
+        return self._keyed(key, "basic")
 
-    def _keyed(self, key: str) -> Client:
+    def _keyed(self, key: str, way: Method) -> Client:
         name = name_in(key)
         if name is None:
             raise self._refused("What was sent is no key of this proxy, or only a part of one")
-        entry = self._entries.get(name)
+        entry = self.entries.get(name)
         if not is_key(key, entry.digest if entry else None):
             raise self._refused("This key is not, or no longer, that of a client")
-        return self._by_key[name]
+        return self._by_key[way, name]
 
     def _by_token(self, token: str) -> Client:
-        assert self._tokens is not None  # noqa: S101 - there are where `jwt` is
+        assert self.tokens is not None  # noqa: S101 - there are where `jwt` is
         try:
-            claims = self._tokens.claims(token)
+            claims = self.tokens.claims(token)
         except KeysMissing as problem:
             raise IdentityUnavailable(str(problem)) from None
         except WrongToken as problem:
@@ -192,7 +228,7 @@ class Identities:
         entry = self._by_subject.get(claims.subject) or self._by_subject.get(ANY)
         if entry is None:
             raise self._refused("The subject of the token is no client of this proxy")
-        return entry.client(claims.subject, claims.until)
+        return entry.client("jwt", claims.subject, claims.until)
 
     def _certified(self, certificate: Certificate) -> Client:
         if self._clock() >= certificate.until:
@@ -205,17 +241,34 @@ class Identities:
         entry, name = named[0]
         if any(other is not entry for other, _ in named):
             raise self._refused("The certificate has the names of more than one client")
-        return entry.client(name, certificate.until)
+        return entry.client("mtls", name, certificate.until)
 
     def _same(self, one: Client, other: Client) -> Client:
         """The client that two proofs lead to, known as well as by the better of them, and for as long as by both."""
         subjects = {one.subject, other.subject} - {""}
         if one.name != other.name or len(subjects) > 1:
             raise self._refused("Two proofs were sent, and they are not of the same client")
-        return replace(one if one.subject else other, until=min(one.until, other.until))
+        until, proofs = min(one.until, other.until), one.proofs | other.proofs
+        return replace(one if one.subject else other, until=until, proofs=proofs)
 
     def _refused(self, text: str) -> NotIdentified:
         return NotIdentified(f"{text}. A client sends {self._ways}", self._challenge)
+
+
+def _holds(
+    client: Client, credential: str | None, credentials: Collection[str], policies: Mapping[str, Policy]
+) -> bool:
+    """Whether all that a client was granted is so now, with the credential that it has."""
+    return (credential is None or credential in credentials) and all(
+        endpoint in policies and _permits_what(policies[endpoint], policy)
+        for endpoint, policy in client.policies.items()
+    )
+
+
+@lru_cache(maxsize=256)
+def _permits_what(now: Policy, then: Policy) -> bool:
+    """As the policy has it: the same answer for all connections of a client."""
+    return now.permits_what(then)
 
 
 def _digest(token: str) -> str:

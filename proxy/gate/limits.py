@@ -42,10 +42,12 @@ class TooMany(Exception):
 
 
 class Shares:
-    """How many connections each client has. Clients without an identity cannot be told apart, and share the total."""
+    """How many connections each client has, `most` at a time. Clients without an identity cannot be told apart, and
+    share the total.
+    """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._taken: dict[tuple[str, str], int] = {}
 
     def take(self, client: Client) -> None:
@@ -54,7 +56,7 @@ class Shares:
             return
         key = client.name, client.subject
         taken = self._taken.get(key, 0)
-        if taken >= self._most:
+        if taken >= self.most:
             raise TooMany("client_connections", "This client has too many connections: close some of them")
         self._taken[key] = taken + 1
 
@@ -81,15 +83,15 @@ class Rate:
     """
 
     def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
+        self.per_minute = per_minute
         self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # how much, and when that was so
 
     def take(self, who: str, now: float) -> float:
         """Count one time more; or, where that is too often, count nothing and return the seconds to wait."""
         used, since = self._used.pop(who, (0.0, now))
-        used = max(0.0, used - (now - since) * self._per_minute / _MINUTE)
-        is_too_often = used + 1 > self._per_minute
+        used = max(0.0, used - (now - since) * self.per_minute / _MINUTE)
+        is_too_often = used + 1 > self.per_minute
         self._used[who] = (used if is_too_often else used + 1, now)
         if len(self._used) > _MOST_KNOWN:
             self._used.popitem(last=False)
-        return (used + 1 - self._per_minute) * _MINUTE / self._per_minute if is_too_often else 0.0
+        return (used + 1 - self.per_minute) * _MINUTE / self.per_minute if is_too_often else 0.0

@@ -55,7 +55,7 @@ agents ask for their operations one agent's. They publish nothing, and call no s
 class Policy:
     """What one client may do at one endpoint."""
 
-    __slots__ = ("_call", "_publish", "_sendable", "_subscribe", "permits_all")
+    __slots__ = ("_call", "_publish", "_sendable", "_subscribe", "granted", "permits_all")
 
     def __init__(self, grants: Iterable[Grant]) -> None:
         grants = tuple(grants)
@@ -63,11 +63,24 @@ class Policy:
         self._publish = _patterns(pattern for grant in grants for pattern in grant.publish)
         self._call = _patterns(pattern for grant in grants for pattern in grant.call)
         self._sendable: dict[str, MessageRefusal | None] = {}  # by channel that messages were sent to lately
+        self.granted: Final = frozenset(
+            (what, pattern)
+            for what, patterns in enumerate((self._subscribe, self._publish, self._call))
+            for pattern in patterns
+        )
+        """What may be done to which channels."""
         everything = (channels.MANY,)
         self.permits_all: Final = (
             everything in self._subscribe and everything in self._publish and ("service", *everything) in self._call
         )
         """Whether there is nothing that this refuses: then what cannot be read may pass, too."""
+
+    def permits_what(self, other: "Policy") -> bool:
+        """Whether all that another policy permits is permitted here, too, each pattern of it by one of ours."""
+        return all(
+            any(mine == theirs and covers(grant, pattern) for mine, grant in self.granted)
+            for theirs, pattern in other.granted - self.granted
+        )
 
     def refusal(self, channel: str, message: Message) -> MessageRefusal | None:
         """Why a message other than a handshake must not go up; None when it may."""

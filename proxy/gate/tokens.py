@@ -150,6 +150,8 @@ class Tokens:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
+        self.judged_by: Final = (keys, issuer, audience)
+        """All that tells good tokens from others."""
         self._clock = clock
         self._known: dict[bytes, Claims] = {}
         self._known_by: KeySet | None = None

@@ -1,17 +1,33 @@
 """The connections that are open now, and how they leave."""
 
 import asyncio
+import logging
 import random
+from collections.abc import Callable
 from typing import Final, Protocol
 
+from proxy.gate.clients import Client
 from proxy.operations.metrics import Metrics, Transport
 
 
+log = logging.getLogger(__name__)
+
+
 class Connection(Protocol):
-    """What can be asked to leave."""
+    """What can be asked to leave. `who` is the client, and `credential` names what goes up for it, if that is known."""
+
+    @property
+    def who(self) -> Client: ...
+
+    @property
+    def credential(self) -> str | None: ...
 
     def leave(self) -> None:
         """End soon. Called once, or never; at once by `Live.join` while draining."""
+        ...
+
+    def revoke(self, problem: Exception) -> None:
+        """End now, for this reason."""
         ...
 
 
@@ -43,6 +59,16 @@ class Live:
         self._there.discard(connection)
         if self._gone is not None and not self._there:
             self._gone.set()
+
+    def revoke(self, problem_of: Callable[[Connection], Exception | None]) -> int:
+        """End those that may not be there any more; `problem_of` says why one may not. Returns how many."""
+        revoked = [(connection, problem) for connection in self._there if (problem := problem_of(connection))]
+        for connection, problem in revoked:
+            try:
+                connection.revoke(problem)
+            except Exception:  # nobody is spared because of another
+                log.exception("A connection that was revoked could not be ended")
+        return len(revoked)
 
     async def drain(self, *, spread_seconds: float, timeout_seconds: float) -> int:
         """Ask all to leave, in random order and spread over the window so that they do not come back as one, and

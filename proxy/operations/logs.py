@@ -74,6 +74,11 @@ def configure(level: str) -> None:
     threading.excepthook = _uncaught_in_thread
 
 
+def set_level(level: str) -> None:
+    """Write what is at least as severe from now on."""
+    logging.getLogger().setLevel(level)
+
+
 def redact(secrets: Secrets) -> None:
     """From now on, hide what `secrets` yields at the moment of an event; it must be quick, and must not log."""
     for handler in logging.getLogger().handlers:

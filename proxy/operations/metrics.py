@@ -1,6 +1,6 @@
 """The instruments, and nothing else. Names and labels are public API; docs/metrics.md describes each."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from itertools import product
 from typing import Final, Literal, get_args
@@ -61,18 +61,32 @@ LIMITS: Final = (
 )
 """The limits whose reaching is counted, by their keys in the configuration."""
 
+_RESULTS: Final = {True: "ok", False: "failed"}
 _PREFIX: Final = "c8y_realtime_proxy_"
 _HANDSHAKE_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class Metrics:
-    """All metrics of one proxy in one registry; `source` is the kind of its credential source."""
+NO_SOURCE: Final = "none"
+"""What stands for the source of a handshake that was refused before there was one, where there are several kinds."""
 
-    def __init__(self, source: str) -> None:
+FILES: Final = (
+    "configuration",
+    "listen.tls",
+    "upstream.ca_file",
+    "gate.client_id_key_file",
+    "gate.jwt.jwks_file",
+    "gate.jwt.ca_file",
+)
+"""What is read again when it has changed, by its key in the configuration."""
+
+
+class Metrics:
+    """All metrics of one proxy in one registry; `sources` are the kinds of its credential sources."""
+
+    def __init__(self, *sources: str) -> None:
         self.registry = CollectorRegistry()
-        self._source = source
         # A series is looked up here each time: the library's own way takes longer than all else that is counted.
-        handshakes = self._counter(
+        self._of_handshakes = self._counter(
             "handshakes",
             "Bayeux handshakes that were read, by how they ended.",
             "transport",
@@ -80,12 +94,7 @@ class Metrics:
             "outcome",
             "reason",
         )
-        self._handshakes = {
-            (transport, verdict, reason): handshakes.labels(transport, source, verdict, reason)
-            for transport in get_args(Transport)
-            for verdict, reasons in HANDSHAKE_REASONS.items()
-            for reason in reasons
-        }
+        self._handshakes: dict[tuple[str | None, Transport, str, str], Counter] = {}
         seconds = Histogram(
             f"{_PREFIX}handshake_duration_seconds",
             "From reading a handshake to its answer.",
@@ -141,14 +150,31 @@ class Metrics:
             f"{_PREFIX}build_info", "Always 1; the version is the label.", ["version"], registry=self.registry
         )
         build.labels(__version__).set(1)
-        for result in ("ok", "failed"):
-            self._reloads.labels(source, result)
-        self._loaded.labels(source)
+        file_reloads = self._counter(
+            "file_reloads", "Attempts to read a file of the configuration again that has changed.", "file", "result"
+        )
+        self._file_reloads = {
+            (file, well): file_reloads.labels(file, _RESULTS[well]) for file in FILES for well in _RESULTS
+        }
+        self.know(sources)
 
-    def settle(self, transport: Transport, outcomes: Iterable[Outcome]) -> None:
-        """Record how handshakes ended. Only those that upstream answered have a duration."""
+    def know(self, sources: Collection[str]) -> None:
+        """Have all series of these kinds of sources from now on."""
+        for source in sources:
+            for well in _RESULTS:
+                self._reloads.labels(source, _RESULTS[well])
+            self._loaded.labels(source)
+        unchosen = NO_SOURCE if len(set(sources)) > 1 else next(iter(sources))
+        ways_to_end = [(outcome, reason) for outcome, reasons in HANDSHAKE_REASONS.items() for reason in reasons]
+        for kind, transport, way in product((None, *sources), get_args(Transport), ways_to_end):
+            self._handshakes[kind, transport, *way] = self._of_handshakes.labels(transport, kind or unchosen, *way)
+
+    def settle(self, transport: Transport, source: str | None, outcomes: Iterable[Outcome]) -> None:
+        """Record how handshakes ended, by the kind of source, if one was chosen. Only those that upstream answered
+        have a duration.
+        """
         for outcome in outcomes:
-            self._handshakes[transport, outcome.verdict, outcome.reason].inc()
+            self._handshakes[source, transport, outcome.verdict, outcome.reason].inc()
             if outcome.verdict in {"accepted", "rejected"}:
                 self._seconds[transport].observe(outcome.seconds)
 
@@ -165,6 +191,10 @@ class Metrics:
         """Record that a limit was reached; those of LIMITS."""
         self._limits[limit].inc()
 
+    def file_loaded(self, file: str, well: bool) -> None:  # noqa: FBT001 - the callbacks' one argument
+        """Record an attempt to read one of FILES again."""
+        self._file_reloads[file, well].inc()
+
     def using(self, credential: str, count: Callable[[], int]) -> None:
         """Have the live uses of a stored credential read by `count`; its name is that of the configuration."""
         self._uses.labels(credential).set_function(count)
@@ -179,11 +209,15 @@ class Metrics:
         """Have `count` called before numbers are read: a relay brings in then what it counted by itself."""
         self._crossed.bring_in.append(count)
 
-    def credential_loaded(self, well: bool) -> None:  # noqa: FBT001 - the one thing it tells
-        """Record an attempt to load the stored credential."""
-        self._reloads.labels(self._source, "ok" if well else "failed").inc()
+    def used_no_longer(self, credential: str) -> None:
+        """Forget the uses of a credential that is not configured any more."""
+        self._uses.remove(credential)
+
+    def credential_loaded(self, source: str, well: bool) -> None:  # noqa: FBT001 - the callbacks' one argument
+        """Record an attempt to load, or to fetch, a credential."""
+        self._reloads.labels(source, _RESULTS[well]).inc()
         if well:
-            self._loaded.labels(self._source).set_to_current_time()
+            self._loaded.labels(source).set_to_current_time()
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(_PREFIX + name, description, labels, registry=self.registry)

@@ -100,6 +100,16 @@ class Listener:
         self.leavers = Deadlines(_LINGER_SECONDS, Door.break_off)
         self.parting = Deadlines(limits.stalled_seconds, Door.is_stalled)
 
+    def change(self, front: Front, limits: Limits) -> None:
+        """Judge requests in another way from now on, also those on connections that are open."""
+        self.front = front
+        self.limits = limits
+        self.idle.change(limits.idle_seconds)
+        self.heads.change(limits.head_seconds)
+        self.bodies.change(limits.payload_seconds)
+        self.takers.change(limits.stalled_seconds)
+        self.parting.change(limits.stalled_seconds)
+
     def __call__(self) -> "Door":
         return Door(self)
 
@@ -251,6 +261,14 @@ class Door(asyncio.Protocol):
             self._listener.polling.check(request)
         return request
 
+    def judge_again(self, request: Request) -> None:
+        """Judge a request by what the configuration has become since. Raises what `Front.admit` does."""
+        front = self._listener.front
+        if request.judged_by is not front:
+            front.admit(request)
+            if request.asked.method == "POST":
+                self._listener.polling.check(request)
+
     def _dispatch(self, request: Request) -> None:
         """Hand a request that may come in to where it belongs."""
         listener = self._listener
@@ -299,6 +317,7 @@ class Door(asyncio.Protocol):
 
     def _answer(self, body: bytes) -> None:
         request = cast("Request", self._request)
+        self.judge_again(request)
         self._state = "answering"
         if request.head.method == "POST":
             answering = self._answering = self._listener.polling.poll(self, request)

@@ -10,7 +10,7 @@ from aiohttp import WSCloseCode
 
 from proxy.bayeux.messages import BatchTooLong, MalformedBatch
 from proxy.bayeux.negotiation import UnansweredReason
-from proxy.credentials.sources import CoolingDown, NoCredential
+from proxy.credentials.sources import Coming, CoolingDown, NoCredential
 from proxy.gate.admission import NotAdmitted
 from proxy.gate.identity import IdentityUnavailable, NotIdentified
 from proxy.gate.limits import TooMany
@@ -112,6 +112,8 @@ def http_failure(error: Exception) -> HttpFailure | None:  # noqa: C901, PLR0911
             return HttpFailure(503, "draining", "This proxy is going down: connect again", _SOON)
         case CoolingDown():
             return HttpFailure(503, "cooldown", text, {"Retry-After": str(math.ceil(error.seconds))})
+        case Coming():
+            return HttpFailure(503, "no_credential", text, _SOON)
         case NoCredential():
             return HttpFailure(401, "no_credential", text)
         case BatchTooLong():
@@ -182,6 +184,9 @@ def closing(error: BaseException) -> Closing | None:  # noqa: C901, PLR0911, PLR
             return Closing(WSCloseCode.MESSAGE_TOO_BIG, WSCloseCode.GOING_AWAY, str(error).encode(), "client_gone")
         case ProofEnded():
             text = b"Prove again who you are"
+            return Closing(WSCloseCode.POLICY_VIOLATION, WSCloseCode.GOING_AWAY, text, "client_gone")
+        case NotIdentified() | NoCredential():
+            text = str(error).encode()
             return Closing(WSCloseCode.POLICY_VIOLATION, WSCloseCode.GOING_AWAY, text, "client_gone")
         case Silent():
             return Closing(WSCloseCode.POLICY_VIOLATION, WSCloseCode.GOING_AWAY, _SILENT, "client_gone")

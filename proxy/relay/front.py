@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
@@ -25,7 +25,7 @@ from proxy.upstream.posts import Prepared
 log = logging.getLogger(__name__)
 
 TEXT: Final = "text/plain; charset=utf-8"
-_NOBODY: Final = Client("", "", "", {})
+_NOBODY: Final = Client("", "", (), {})
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +33,8 @@ class Request:
     """One request that may come in, before its body.
 
     `endpoint` is empty for a page. `cross_origin` are the CORS headers of its answer, as lines. `client` is who asks;
-    where that is not known, `unidentified` says why. `prepared` is how it goes up with a credential: kept for the next
-    one that says the same, as a polling client does.
+    where that is not known, `unidentified` says why. `judged_by` is who said that. `prepared` is how it goes up with a
+    credential: kept for the next one that says the same, as a polling client does.
     """
 
     asked: RequestHead
@@ -44,6 +44,7 @@ class Request:
     cross_origin: bytes
     client: Client = _NOBODY
     unidentified: NotIdentified | None = None
+    judged_by: "Front | None" = None
     prepared: tuple[Credential, Prepared] | None = None
 
 
@@ -61,7 +62,7 @@ class Front:
         identify: Callable[[Head], Client],
         metrics: Metrics,
         trusted_proxies: TrustedProxies,
-        pages: Mapping[str, object],
+        pages: Container[str],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._gate = gate
@@ -87,6 +88,7 @@ class Front:
     def admit(self, request: Request) -> None:
         """Raises what `failures.http_failure` knows for a request that must not come in."""
         head = request.head
+        request.judged_by, request.unidentified, request.prepared = self, None, None
         if head.path in self._pages and head.method == "GET" and not request.is_upgrade:
             self._gate.admit_host(head)
             return
@@ -108,7 +110,7 @@ class Front:
     def holds_still(self, request: Request) -> bool:
         """Whether what was judged of a request holds for another one that says the same, now."""
         until = request.client.until
-        return request.unidentified is None and (until == inf or self._clock() < until)
+        return request.judged_by is self and request.unidentified is None and (until == inf or self._clock() < until)
 
     def _find_out_who(self, request: Request) -> None:
         """Raises NotIdentified for an upgrade; a POST may hold a handshake, whose answer is to have another shape."""

@@ -1,20 +1,21 @@
 """The life of one relayed POST: judged whole going up, streamed coming down."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 from proxy.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE
-from proxy.bayeux.messages import Batch, channel, encode, string
+from proxy.bayeux.messages import Batch, Message, channel, encode, string
 from proxy.bayeux.negotiation import ClientAuthn, Negotiation, Outcome, brings_token, refuse
-from proxy.bayeux.replies import Joiner, Refusal, goodbye
+from proxy.bayeux.replies import Joiner, Refusal, dismissal, goodbye
 from proxy.credentials.guard import Guard
 from proxy.credentials.kinds import Credential
-from proxy.credentials.sources import NoCredential
+from proxy.credentials.sources import Coming, NoCredential
 from proxy.deadlines import Deadlines
-from proxy.gate.crossing import ALWAYS_DOWN
+from proxy.gate.crossing import ALWAYS_DOWN, Crossing
 from proxy.gate.limits import TooMany
 from proxy.head import Head
 from proxy.http1 import AnswerHead, write_answer
@@ -22,7 +23,8 @@ from proxy.relay.carriage import Carriage, now
 from proxy.relay.door import Door
 from proxy.relay.failures import BadRequest, Draining, HandshakeTimeout, http_failure, limit_of
 from proxy.relay.front import Request
-from proxy.relay.handshakes import crowded, no_credential, unavailable, unidentified
+from proxy.relay.handshakes import crowded, no_credential, unavailable, unidentified, withheld
+from proxy.relay.provisions import Provision, chosen
 from proxy.upstream.posts import Prepared, UpstreamUnavailable, Wire
 
 
@@ -43,7 +45,7 @@ class PollingRelay:
         self.carriage = carriage
         self.patience = Deadlines(carriage.limits.handshake_seconds, Poll.expired)
         self._smartrest = smartrest
-        self._known: tuple[AnswerHead | None, bool, bytes] = None, False, b""
+        self._known: tuple[AnswerHead | None, Crossing | None, bool, bytes] = None, None, False, b""
         self.without_credential: Final[Negotiation[Credential]] = Negotiation(None)
 
     def check(self, request: Request) -> None:
@@ -57,16 +59,22 @@ class PollingRelay:
         elif not request.client.policies[request.endpoint].permits_all:
             raise BadRequest(403, "SmartREST passes unread: only clients that are granted everything may use it")
 
+    def change(self, carriage: Carriage, *, smartrest: bool) -> None:
+        """Relay in another way from now on; what is being answered goes on as it is."""
+        self.carriage = carriage
+        self._smartrest = smartrest
+        self.patience.change(carriage.limits.handshake_seconds)
+
     def poll(self, door: Door, request: Request) -> "Poll":
         """Take a request."""
         return Poll(self, door, request)
 
-    def head_of(self, answer: AnswerHead, *, secure: bool) -> bytes:
+    def head_of(self, answer: AnswerHead, crossing: Crossing, *, secure: bool) -> bytes:
         """What goes down of the head of upstream's answer; the last one is kept, as is the answer itself."""
-        known, was_secure, head = self._known
-        if known is not answer or was_secure is not secure:
-            head = write_answer(answer.status, self.carriage.crossing.down_headers(answer.headers, secure=secure))
-            self._known = answer, secure, head
+        known, by, was_secure, head = self._known
+        if known is not answer or by is not crossing or was_secure is not secure:
+            head = write_answer(answer.status, crossing.down_headers(answer.headers, secure=secure))
+            self._known = answer, crossing, secure, head
         return head
 
     def close(self) -> None:
@@ -79,6 +87,7 @@ class Poll:
 
     __slots__ = (
         "_batch",
+        "_body",
         "_carriage",
         "_client_ids",
         "_dialling",
@@ -96,11 +105,13 @@ class Poll:
         "_leaving",
         "_negotiation",
         "_offer",
+        "_provision",
         "_relay",
         "_replies",
         "_request",
         "_size",
         "_wire",
+        "who",
     )
 
     def __init__(self, relay: PollingRelay, door: Door, request: Request) -> None:
@@ -108,9 +119,12 @@ class Poll:
         self._carriage = relay.carriage
         self._door = door
         self._request = request
+        self.who = request.client
+        self._body: bytes | None = None  # until it goes up, or waits for how a handshake in it fares
+        self._provision: Provision | None = None  # until one is chosen, and with it the credential
         self._head = request.head
         self._endpoint = request.endpoint
-        self._negotiation = relay.without_credential  # until one is chosen
+        self._negotiation = relay.without_credential
         self._batch: Batch = []  # what went up
         self._replies: Batch = []  # our own, which go in front of upstream's
         self._client_ids: list[str] = []  # of the sessions whose connect is held by this
@@ -127,6 +141,11 @@ class Poll:
         self._is_flowing = False  # whether more than space has
         self._is_over = False
         self._size = 0
+
+    @property
+    def credential(self) -> str | None:
+        """The name of the credential that goes up with this; None until it is chosen."""
+        return None if self._provision is None else self._provision.name
 
     # Up: judged whole -------------------------------------------------------------------------------------------------
 
@@ -155,7 +174,7 @@ class Poll:
         if carriage.live.draining:
             return unavailable("This proxy is going down"), Draining()
         try:
-            carriage.shares.take(self._request.client)
+            carriage.shares.take(self.who)
         except TooMany as many:
             return crowded(many), many
         self._is_shared = True
@@ -165,9 +184,16 @@ class Poll:
         """Choose the credential, let the body go up as far as it may; what we refuse of it is answered by ourselves."""
         own = self._own_headers()
         try:
-            self._choose_credential(own=bool(own) or self._brings_token(body))
+            provision = self._choose_credential(own=bool(own) or self._brings_token(body))
             up = self._negotiation.from_client(body, now())
-            post = self._prepared(own)
+            post = self._prepared(provision, own)
+        except Coming as coming:
+            if self._dialling is None:
+                self._body = body
+                self._dialling = asyncio.get_running_loop().create_task(self._judge_later(body, coming))
+            else:  # it was waited for
+                self._refuse(body, no_credential(coming), coming)
+            return
         except NoCredential as problem:
             self._negotiation.refuse_pending("no_credential")  # counted below, with the whole body
             self._refuse(body, no_credential(problem), problem)
@@ -178,14 +204,40 @@ class Poll:
             self._finish(up.replies)
             return
         self._batch, self._replies = up.batch, up.replies
+        # With another credential it would go up in the same way, but for handshakes, and for what was refused of it.
+        self._body = None if self._negotiation.pending or up.replies else body
         self._send(post, up.payload)
+
+    async def _judge_later(self, body: bytes, coming: Coming) -> None:
+        """Judge the body once the credential is here."""
+        with contextlib.suppress(NoCredential):  # which is said again
+            await self._carriage.arrival(coming)
+        self._judge_anew(body)
+
+    def _judge_anew(self, body: bytes) -> None:
+        """Judge the body after a wait, by what the configuration has become."""
+        try:
+            if (turned_away := self._turned_away_by_now()) is not None:
+                self._refuse(body, *turned_away)
+            else:
+                self._judge(body)
+        except Exception as problem:  # noqa: BLE001 - the table decides; what it does not know is logged
+            self._fail(problem)
+
+    def _turned_away_by_now(self) -> tuple[Refusal, Exception] | None:
+        if self._carriage is self._relay.carriage:
+            return None
+        self._carriage.shares.give_back(self.who)
+        self._is_shared = False
+        self._door.judge_again(self._request)
+        self._carriage, self.who = self._relay.carriage, self._request.client
+        return self._turned_away()
 
     def _pass_through(self, body: bytes, turned_away: tuple[Refusal, Exception] | None) -> None:
         """Let a SmartREST body go up as it is, with the credential in the headers."""
         if turned_away is not None:
             raise turned_away[1]
-        self._choose_credential(own=False)
-        self._send(self._prepared({}), body)
+        self._send(self._prepared(self._choose_credential(own=False), {}), body)
 
     def _send(self, post: Prepared, payload: bytes) -> None:
         """Send it up, or have it wait while another one finds out whether upstream accepts the credential."""
@@ -205,13 +257,27 @@ class Poll:
 
     def call_off(self) -> None:
         """Answer what waited, and is not sent after all."""
-        if self._is_over:
+        if self._is_over or self._provision is None:
             return
-        problem, refusal = self._carriage.handshakes.withheld(self._negotiation.credential, self._endpoint)
+        if (body := self._body) is not None and self._goes_up_otherwise(self._provision):
+            self._offer = self._dialling = None
+            self._judge_anew(body)
+            return
+        problem, refusal = withheld(self._provision.source, self._negotiation.credential, self._endpoint)
         self._settle(self._negotiation.refuse_pending(refusal.reason))
         self._answer_ourselves(problem, refusal)
 
+    def _goes_up_otherwise(self, provision: Provision) -> bool:
+        """Whether there is another credential by now than the one which is not offered, or one is coming."""
+        if self._carriage is not self._relay.carriage:
+            return True
+        try:
+            return provision.source.obtain(self._head, self._endpoint) != self._negotiation.credential
+        except NoCredential as problem:
+            return isinstance(problem, Coming)
+
     def _send_now(self, post: Prepared, payload: bytes) -> None:
+        self._body = None
         self._note_uses()
         wire = self._carriage.upstream.pooled(post)
         if wire is not None:
@@ -240,7 +306,8 @@ class Poll:
 
         Only a 200 is read by clients, so our own replies stand in front of no other status.
         """
-        self._carriage.note_renewal(self._request.client, answer)
+        provision = cast("Provision", self._provision)
+        self._carriage.note_renewal(provision, self._negotiation.credential, self._request.client, answer)
         is_good = answer.status == HTTPStatus.OK
         if is_good and not self._negotiation.pending and (guard := self._guard()) is not None:
             guard.accepted()
@@ -252,7 +319,8 @@ class Poll:
             length = None
         self._is_flowing = length is not None or not is_good
         self._has_started = True
-        self._door.start(answer.status, self._relay.head_of(answer, secure=self._head.secure), length)
+        head = self._relay.head_of(answer, provision.crossing, secure=self._head.secure)
+        self._door.start(answer.status, head, length)
 
     def came(self, data: bytes) -> None:
         """Take a piece of upstream's answer."""
@@ -322,6 +390,9 @@ class Poll:
         """Wait no longer: upstream is silent over a handshake, or we leave."""
         if self._is_over or self._is_flowing:
             return
+        if self._body is not None and not self._batch:
+            self._refuse_body(self._body, unavailable("This proxy is going down"), Draining())
+            return
         self._settle(self._negotiation.abandon(now(), "drained" if self._leaving else "timeout"))
         self._let_go()
         self._answer_ourselves(
@@ -336,13 +407,34 @@ class Poll:
         pause = 0.0 if any(channel(message) == CONNECT for message in self._batch) else _LAST_ANSWER_SECONDS
         self._goodbye = asyncio.get_running_loop().call_later(pause, self.expired)
 
+    def revoke(self, problem: Exception) -> None:
+        """End, because the client may not be here any more, or not with this credential."""
+        if self._is_over:
+            return
+        refusal = (
+            no_credential(problem) if isinstance(problem, NoCredential) else Refusal("identity", str(problem), None)
+        )
+        if self._body is not None and not self._batch:
+            self._refuse_body(self._body, refusal, problem)
+            return
+        self._settle(
+            self._negotiation.refuse_pending(refusal.reason)
+            if self._offer is not None
+            else self._negotiation.abandon(now(), "client_gone")
+        )
+        self._let_go()
+        self._answer_ourselves(problem, refusal, replying=dismissal)
+
     def client_gone(self) -> None:
         """Stop: nobody is there to be answered."""
         self._settle(self._negotiation.abandon(now(), "drained" if self._leaving else "client_gone"))
         self._end(has_gone=True)
 
-    def _answer_ourselves(self, problem: Exception, refusal: Refusal) -> None:
-        """Answer in the shape of Bayeux, by a refusal, where that is understood, else by an HTTP status.
+    def _answer_ourselves(
+        self, problem: Exception, refusal: Refusal, *, replying: Callable[[Message, Refusal], Message] | None = None
+    ) -> None:
+        """Answer in the shape of Bayeux, by a refusal, where that is understood, else by an HTTP status. With
+        `replying`, which makes the reply to a message, it is understood wherever there is a message.
 
         Where a part of upstream's answer has gone down already, it is broken off.
         """
@@ -353,11 +445,13 @@ class Poll:
             self._door.break_off()
             return
         has_handshake = any(channel(message) == HANDSHAKE for message in (*self._batch, *self._replies))
-        if not self._has_started and not has_handshake and not (self._leaving and self._batch):
+        if self._leaving and replying is None:
+            replying = goodbye
+        if not self._has_started and not has_handshake and not (replying and self._batch):
             self._fail(problem)
             return
         sent = self._negotiation.as_sent(self._batch)
-        answers = [goodbye(message, refusal) if self._leaving else refusal.reply(message) for message in sent]
+        answers = [replying(message, refusal) if replying else refusal.reply(message) for message in sent]
         self._finish([*self._replies, *answers])
 
     def _refuse(self, body: bytes, refusal: Refusal, problem: Exception) -> None:
@@ -369,6 +463,13 @@ class Poll:
             self._carriage.metrics.limit(limit)
         self._settle(refused.outcomes)
         self._finish(refused.replies)
+
+    def _refuse_body(self, body: bytes, refusal: Refusal, problem: Exception) -> None:
+        """Refuse what was not judged yet."""
+        try:
+            self._refuse(body, refusal, problem)
+        except Exception as failure:  # noqa: BLE001 - the table decides; what it does not know is logged
+            self._fail(failure)
 
     def _finish(self, replies: Batch) -> None:
         """Answer with replies of our own, or end with them an answer of which only space has gone down."""
@@ -397,13 +498,13 @@ class Poll:
         if self._is_over:
             return
         self._is_over = True
-        self._offer = None
+        self._offer = self._body = None
         self._let_go()
         if (guard := self._guard()) is not None:
             guard.left(self)
         if self._is_shared:
-            self._carriage.shares.give_back(self._request.client)
-        if (uses := self._carriage.uses) is not None:
+            self._carriage.shares.give_back(self.who)
+        if self._provision is not None and (uses := self._provision.uses) is not None:
             for client_id in self._client_ids:
                 uses.gone(client_id) if has_gone else uses.answered(client_id)
         self._relay.patience.stop(self)
@@ -416,9 +517,8 @@ class Poll:
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         if outcomes:
             self._relay.patience.stop(self)
-            self._carriage.handshakes.settle(
-                "long-polling", outcomes, self._negotiation.credential, self._endpoint, self
-            )
+            source = None if self._provision is None else self._provision.source.name
+            self._carriage.handshakes.settle("long-polling", outcomes, source=source, guard=self._guard(), attempt=self)
 
     # The credential ---------------------------------------------------------------------------------------------------
 
@@ -431,11 +531,13 @@ class Poll:
     def _guard(self) -> Guard | None:
         """What stands between the credential of this and upstream, if anything does."""
         credential = self._negotiation.credential
-        return self._carriage.handshakes.source.guard(credential, self._endpoint) if credential is not None else None
+        if self._provision is None or credential is None:
+            return None
+        return self._provision.source.guard(credential, self._endpoint)
 
     def _note_uses(self) -> None:
         """Count the sessions that this holds, while the credential is a stored one."""
-        uses = self._carriage.uses
+        uses = None if self._provision is None else self._provision.uses
         if uses is None or self._negotiation.credential is None:
             return
         for message in self._batch:
@@ -448,11 +550,13 @@ class Poll:
             else:
                 uses.gone(client_id)
 
-    def _choose_credential(self, *, own: bool) -> None:
+    def _choose_credential(self, *, own: bool) -> Provision:
         """Begin with the source's credential, or with none where the client brings its own. Raises NoCredential."""
-        handshakes = self._carriage.handshakes
-        credential = None if own else handshakes.source.obtain(self._head, self._endpoint)
-        self._negotiation = handshakes.negotiation(credential, self._request)
+        carriage = self._carriage
+        provision = self._provision = chosen(carriage.provisions, self._request)
+        credential = None if own else provision.source.obtain(self._head, self._endpoint)
+        self._negotiation = carriage.handshakes.negotiation(provision, credential, self._request)
+        return provision
 
     def _own_headers(self) -> dict[str, str]:
         """The client's own credential headers where they count: under `fill`, and when there is something in them."""
@@ -468,13 +572,13 @@ class Poll:
         """Whether a handshake brings the client's own token where that counts; then nothing of ours goes with it."""
         return self._carriage.handshakes.client_authn is ClientAuthn.FILL and brings_token(body)
 
-    def _prepared(self, own: Mapping[str, str]) -> Prepared:
+    def _prepared(self, provision: Provision, own: Mapping[str, str]) -> Prepared:
         """The POST that goes up, with one kind of credential. Raises NoCredential while a half of it is missing."""
         credential = self._negotiation.credential
         known = self._request.prepared
         if known is not None and (known[0] is credential or known[0] == credential):
             return known[1]
-        head, crossing = self._head, self._carriage.crossing
+        head, crossing = self._head, provision.crossing
         if credential is None:
             headers = crossing.post_headers(head, own, {})
         elif credential.authn() is None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from proxy.bayeux.negotiation import ClientAuthn
 from proxy.config import PREFIX, BadConfiguration, Config, Problem, load, source_of, variable_of
 from proxy.config.reference import schema
-from proxy.config.tree import keys_of
+from proxy.config.tree import NAMED, keys_of
 from tests.conftest import CLIENT_ID_KEY_FILE
 
 
@@ -92,7 +92,7 @@ def told(text: str, environment: Environment, tmp_path: Path) -> str:
 def value_at(config: Config, key: str) -> object:
     value: object = config
     for name in key.split("."):
-        value = getattr(value, name)
+        value = value[name] if isinstance(value, dict) else getattr(value, name)
     return value
 
 
@@ -112,20 +112,20 @@ def test_default_is_what_users_rely_on(key: str, default: object) -> None:
 def test_platforms_own_environment_is_enough() -> None:
     config = load(None, PLATFORM)
     assert config.upstream.url == TENANT
-    assert source_of(config.credentials.default) == "stored"
-    assert config.credentials.default.platform_values == {"tenant": "t1", "user": "ann", "password": "pass:word"}
+    assert source_of(config.credentials["default"]) == "stored"
+    assert config.credentials["default"].platform_values == {"tenant": "t1", "user": "ann", "password": "pass:word"}
 
 
 def test_platforms_own_token_is_enough() -> None:
     config = load(None, {"C8Y_BASEURL": "http://cumulocity:8111", "C8Y_TOKEN": "e.y.J"})
     assert config.upstream.url == "http://cumulocity:8111"
-    assert config.credentials.default.platform_values == {"token": "e.y.J"}
-    assert source_of(config.credentials.default) == "stored"
+    assert config.credentials["default"].platform_values == {"token": "e.y.J"}
+    assert source_of(config.credentials["default"]) == "stored"
 
 
 def test_empty_platform_variables_count_as_none() -> None:
     config = load(None, PLATFORM | {"C8Y_TOKEN": ""})
-    assert "token" not in config.credentials.default.platform_values
+    assert "token" not in config.credentials["default"].platform_values
 
 
 def test_configured_url_wins_over_the_platforms(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_environment_mends_what_the_file_has_wrong(tmp_path: Path) -> None:
 
 def test_key_is_a_variable_of(tmp_path: Path) -> None:
     environment = {**PLATFORM, "C8Y_REALTIME_PROXY__CREDENTIALS__DEFAULT__DIRECTORY": "secrets"}
-    assert loaded(tmp_path, "", environment).credentials.default.directory == Path("secrets")
+    assert loaded(tmp_path, "", environment).credentials["default"].directory == Path("secrets")
 
 
 def test_configuration_is_frozen() -> None:
@@ -246,7 +246,7 @@ def test_schema_describes_every_key() -> None:
 )
 def test_source_follows_from_what_is_there(tmp_path: Path, text: str, environment: Environment, source: str) -> None:
     config = loaded(tmp_path, text, {"C8Y_BASEURL": TENANT, **KEY_FILE, **environment})
-    assert source_of(config.credentials.default) == source
+    assert source_of(config.credentials["default"]) == source
 
 
 @pytest.mark.parametrize("environment", [{}, {"C8Y_TENANT": "t1"}], ids=["nothing", "the tenant alone"])
@@ -346,7 +346,7 @@ def test_other_variables_are_nobodys_business(tmp_path: Path) -> None:
         pytest.param("upstream.open_timeout_seconds", "nan", id="a time that is no number"),
         pytest.param("upstream.open_timeout_seconds", "inf", id="a wait without bound"),
         pytest.param("credentials.default.cooldown_seconds", "inf", id="a rest without end"),
-        pytest.param("credentials.default.source", "'vault'", id="a source to come"),
+        pytest.param("credentials.default.source", "'session'", id="a source that is none"),
         pytest.param("handshake.client_authn", "'allow'", id="an unknown policy"),
         pytest.param("handshake.system_of_units", "'Metric'", id="units in other case"),
         pytest.param("handshake.system_of_units", "''", id="no units"),
@@ -475,7 +475,7 @@ def test_platform_values_that_make_no_credential_are_told(tmp_path: Path, values
             "[credentials.default]\ndirectory = 5", "credentials.default.directory", id="a directory that is none"
         ),
         pytest.param(
-            "[credentials.default]\nsource = 'vault'", "credentials.default.source", id="a source that is none"
+            "[credentials.default]\nsource = 'keys'", "credentials.default.source", id="a source that is none"
         ),
         pytest.param("credentials = 5", "credentials", id="a section that is none"),
     ],
@@ -692,7 +692,7 @@ SHAPES: Final = (
     f"{CANARY} {CANARY}",
     f" {CANARY}",
 )
-EVERY_KEY: Final = tuple(key for key, _ in keys_of(Config))
+EVERY_KEY: Final = tuple(key.replace(NAMED, "default") for key, _ in keys_of(Config))
 
 
 def complaint(text: str, environment: Environment, tmp_path: Path) -> str:

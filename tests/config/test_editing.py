@@ -41,7 +41,7 @@ def client(name: str) -> str:
 
 
 def names(file: Path) -> list[str]:
-    return [client.name for client in clients_in(file)]
+    return [client.name for client in clients_in(file).clients]
 
 
 # What is added --------------------------------------------------------------------------------------------------------

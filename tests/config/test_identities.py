@@ -180,7 +180,9 @@ def test_entry_of_the_environment_is_told_by_its_variable_and_number(tmp_path: P
             "beginning with /service/",
             id="called channel",
         ),
-        pytest.param(keyed("a", credential="other"), "clients[1].credential", "configured: default", id="credential"),
+        pytest.param(
+            keyed("a", credentials=["other"]), "clients[1].credentials", "configured: default", id="credential"
+        ),
         pytest.param(
             "[[clients]]\nkey = '" + stored("a") + "'\n", "clients[1].name", "every client has one", id="no name"
         ),
@@ -218,7 +220,7 @@ def test_every_client_is_judged(tmp_path: Path) -> None:
         + client("a b", key="x", grants=[5])
         + client("c", keys=1)
         + keyed("d")
-        + keyed("D", credential="x")
+        + keyed("D", credentials=["x"])
     )
     assert set(wheres(tmp_path, text)) == {
         "clients[1].name",
@@ -227,7 +229,7 @@ def test_every_client_is_judged(tmp_path: Path) -> None:
         "clients[2].keys",
         "clients[2]",
         "clients[4].name",
-        "clients[4].credential",
+        "clients[4].credentials",
     }
 
 
@@ -387,7 +389,7 @@ def test_no_problem_is_told_that_only_follows_from_another(tmp_path: Path) -> No
 def test_clients_are_listed_whatever_else_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "proxy.toml"
     file.write_text("[listen]\nport = 'x'\n" + keyed("a") + keyed("b"))
-    assert [client.name for client in clients_in(file)] == ["a", "b"]
+    assert [client.name for client in clients_in(file).clients] == ["a", "b"]
 
 
 def test_clients_that_are_wrong_are_told(tmp_path: Path) -> None:

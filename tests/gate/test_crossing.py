@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gate.crossing import USER_AGENT, Crossing
+from proxy import USER_AGENT
+from proxy.gate.crossing import Crossing
 from proxy.head import AmbiguousHeader, Head
 
 

@@ -26,7 +26,7 @@ OWN: Final = {endpoint: Policy([Grant(subscribe=("/**",))]) for endpoint in ENDP
 ALL: Final[tuple[Method, ...]] = ("basic", "bearer", "mtls", "jwt")
 ENTRIES: Final = (
     Entry("hall-2", digest_of(stored(KEY)), frozenset({"hall-2.example.com"}), frozenset({"ann"}), policies=OWN),
-    Entry("hall-3", digest_of(stored(OTHER_KEY)), credential="other", policies=SHARED),
+    Entry("hall-3", digest_of(stored(OTHER_KEY)), credentials=("other",), policies=SHARED),
     Entry("press", certificates=frozenset({"press-7", "press-8"}), policies=SHARED),
 )
 FLEET: Final = (
@@ -76,7 +76,7 @@ def refusal(judging: Identities, asked: Head) -> NotIdentified:
 @pytest.mark.parametrize("headers", [(), (bearer(KEY),), (bearer("x"), bearer("y"))], ids=["nothing", "a key", "two"])
 def test_with_none_nobody_is_known(headers: Headers) -> None:
     client = identities(["none"]).identify(head(*headers))
-    assert client == Client("", "", "default", SHARED)
+    assert client == Client("", "", (), SHARED)
     assert not client.is_known
 
 
@@ -128,11 +128,11 @@ def test_cookie_of_any_bytes_is_a_session() -> None:
     ],
 )
 def test_key_proves_its_client(headers: Headers) -> None:
-    assert identities().identify(head(*headers)) == Client("hall-2", "", "default", OWN)
+    assert identities().identify(head(*headers)) == Client("hall-2", "", (), OWN)
 
 
 def test_credential_is_that_of_the_client() -> None:
-    assert identities().identify(head(bearer(OTHER_KEY))).credential == "other"
+    assert identities().identify(head(bearer(OTHER_KEY))).credentials == ("other",)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from proxy.gate.limits import Limits, Rate, Shares, TooMany
 from proxy.operations.metrics import LIMITS
 
 
-NOBODY: Final = Client("", "", "default", {})
+NOBODY: Final = Client("", "", (), {})
 
 
 def client(name: str = "sensor", subject: str = "") -> Client:
-    return Client(name, subject, "default", {})
+    return Client(name, subject, (), {})
 
 
 def test_every_limit_of_the_configuration_is_counted_when_it_is_reached() -> None:

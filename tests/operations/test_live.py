@@ -2,18 +2,30 @@
 
 from dataclasses import dataclass, field
 
-from proxy.operations.live import Live
+import pytest
+
+from proxy.gate.clients import Client
+from proxy.operations.live import Connection, Live
 from proxy.operations.metrics import Metrics
+
+
+NOBODY = Client("", "", (), {})
 
 
 @dataclass(eq=False)
 class Asked:
-    """A connection that remembers how often it was asked to leave, and stays."""
+    """A connection that remembers how often it was asked to leave, and stays; and why it was revoked."""
 
+    who: Client = NOBODY
+    credential: str | None = "default"
     times: list[None] = field(default_factory=list)
+    problems: list[Exception] = field(default_factory=list)
 
     def leave(self) -> None:
         self.times.append(None)
+
+    def revoke(self, problem: Exception) -> None:
+        self.problems.append(problem)
 
 
 async def test_who_joins_while_draining_is_asked_to_leave_at_once() -> None:
@@ -34,3 +46,31 @@ async def test_everybody_gets_a_goodbye_however_long_the_spread() -> None:
         live.join("websocket", connection)
     assert await live.drain(spread_seconds=600, timeout_seconds=0.2) == 20
     assert [len(connection.times) for connection in connections] == [1] * 20
+
+
+async def test_only_those_that_there_is_a_problem_with_are_revoked() -> None:
+    live = Live(Metrics("stored"))
+    staying, going = Asked(), Asked(credential="removed")
+    for connection in (staying, going):
+        live.join("websocket", connection)
+    problem = ValueError("removed")
+
+    def problem_of(connection: Connection) -> Exception | None:
+        return problem if connection.credential == "removed" else None
+
+    assert live.revoke(problem_of) == 1
+    assert (staying.problems, going.problems) == ([], [problem])
+
+
+@pytest.mark.logs_errors
+async def test_nobody_is_spared_because_another_could_not_be_ended() -> None:
+    class Stubborn(Asked):
+        def revoke(self, problem: Exception) -> None:
+            raise problem
+
+    live = Live(Metrics("stored"))
+    connections = [Stubborn() if number % 2 else Asked() for number in range(10)]
+    for connection in connections:
+        live.join("websocket", connection)
+    live.revoke(lambda _: ValueError("removed"))
+    assert [len(one.problems) for one in connections if not isinstance(one, Stubborn)] == [1] * 5

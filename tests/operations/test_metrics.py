@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 
 from proxy import __version__
 from proxy.bayeux.negotiation import Outcome, Reason, Verdict
-from proxy.operations.metrics import HANDSHAKE_REASONS, LIMITS, UPGRADE_REASONS, Metrics, Transport
+from proxy.operations.metrics import FILES, HANDSHAKE_REASONS, LIMITS, UPGRADE_REASONS, Metrics, Transport
 
 
 PREFIX: Final = "c8y_realtime_proxy_"
@@ -71,6 +71,7 @@ def expected_series() -> dict[str, set[Labels]]:
         "credential_reloads_total": {labels(source="stored", result="ok"), labels(source="stored", result="failed")},
         "credential_last_loaded_timestamp_seconds": {labels(source="stored")},
         "credential_uses": {labels(credential="default")},
+        "file_reloads_total": {labels(file=file, result=result) for file, result in product(FILES, ("ok", "failed"))},
         "limits_reached_total": {labels(limit=limit) for limit in LIMITS},
         "messages_refused_total": {
             labels(transport=transport, reason=reason)
@@ -105,7 +106,7 @@ def test_each_outcome_is_counted_once_where_it_belongs(
     metrics: Metrics, transport: Transport, verdict: Verdict, reason: Reason
 ) -> None:
     before = series(metrics)
-    metrics.settle(transport, [Outcome(verdict, reason, 0.2)])
+    metrics.settle(transport, "stored", [Outcome(verdict, reason, 0.2)])
     marks = labels(transport=transport, source="stored", outcome=verdict, reason=reason)
     counted = {(name, where): value for name, where, value in changed(metrics, before) if "duration" not in name}
     assert counted == {("handshakes_total", marks): 1.0}
@@ -115,14 +116,14 @@ def test_each_outcome_is_counted_once_where_it_belongs(
 
 def test_no_outcomes_count_nothing(metrics: Metrics) -> None:
     before = series(metrics)
-    metrics.settle("websocket", ())
+    metrics.settle("websocket", "stored", ())
     assert list(changed(metrics, before)) == []
 
 
 def test_several_outcomes_add_up(metrics: Metrics) -> None:
     outcomes = [Outcome("accepted", "ok", 0.5), Outcome("accepted", "ok", 1.5), Outcome("unanswered", "timeout", 30.0)]
-    metrics.settle("websocket", outcomes)
-    metrics.settle("websocket", iter(outcomes[:1]))
+    metrics.settle("websocket", "stored", outcomes)
+    metrics.settle("websocket", "stored", iter(outcomes[:1]))
     found = series(metrics)
     seconds = labels(transport="websocket")
     assert sum(found["handshakes_total"].values()) == 4
@@ -132,7 +133,7 @@ def test_several_outcomes_add_up(metrics: Metrics) -> None:
 
 def test_whose_credential_it_was_adds_no_series(metrics: Metrics) -> None:
     before = {name: set(samples) for name, samples in series(metrics).items()}
-    metrics.settle("websocket", [Outcome("rejected", "denied", 0.1, ours=False)])
+    metrics.settle("websocket", "stored", [Outcome("rejected", "denied", 0.1, ours=False)])
     assert {name: set(samples) for name, samples in series(metrics).items()} == before
 
 
@@ -141,15 +142,15 @@ def test_no_use_of_the_instruments_adds_a_series(metrics: Metrics) -> None:
     transports: tuple[Transport, ...] = get_args(Transport)
     ways: tuple[Literal["up", "down"], ...] = ("up", "down")
     for transport, (verdict, reason) in product(transports, ENDINGS):
-        metrics.settle(transport, [Outcome(verdict, reason, 1.0)])
+        metrics.settle(transport, "stored", [Outcome(verdict, reason, 1.0)])
         metrics.connected[transport] += 1
         for way in ways:
             metrics.relayed(transport, way, 10)
     for outcome, reasons in UPGRADE_REASONS.items():
         for reason_of_upgrade in reasons:
             metrics.upgrade(outcome, reason_of_upgrade)
-    metrics.credential_loaded(well=True)
-    metrics.credential_loaded(well=False)
+    metrics.credential_loaded("stored", well=True)
+    metrics.credential_loaded("stored", well=False)
     assert {name: set(samples) for name, samples in series(metrics).items()} == before
 
 
@@ -182,9 +183,9 @@ def test_connections_go_up_and_down(metrics: Metrics) -> None:
 
 def test_only_a_good_load_moves_the_timestamp(metrics: Metrics) -> None:
     source = labels(source="stored")
-    metrics.credential_loaded(well=False)
+    metrics.credential_loaded("stored", well=False)
     assert series(metrics)["credential_last_loaded_timestamp_seconds"][source] == 0.0
-    metrics.credential_loaded(well=True)
+    metrics.credential_loaded("stored", well=True)
     assert series(metrics)["credential_last_loaded_timestamp_seconds"][source] > 1_700_000_000
     assert series(metrics)["credential_reloads_total"] == {
         labels(source="stored", result="ok"): 1.0,
@@ -195,7 +196,7 @@ def test_only_a_good_load_moves_the_timestamp(metrics: Metrics) -> None:
 def test_two_proxies_count_apart() -> None:
     one, other = Metrics("stored"), Metrics("cookie")
     before = series(other)
-    one.settle("websocket", [Outcome("accepted", "ok", 0.1)])
+    one.settle("websocket", "stored", [Outcome("accepted", "ok", 0.1)])
     assert list(changed(other, before)) == []
     assert all(dict(marks)["source"] == "cookie" for marks in before["handshakes_total"])
 
@@ -211,5 +212,29 @@ def test_exposition_is_ours_alone(metrics: Metrics) -> None:
 
 
 def test_long_lived_connections_stay_out_of_the_histogram(metrics: Metrics) -> None:
-    metrics.settle("websocket", [Outcome("unanswered", "drained", 7200.0), Outcome("refused", "limit", 0.0)])
+    metrics.settle("websocket", "stored", [Outcome("unanswered", "drained", 7200.0), Outcome("refused", "limit", 0.0)])
     assert series(metrics)["handshake_duration_seconds_sum"][labels(transport="websocket")] == 0.0
+
+
+def test_several_kinds_of_sources_count_apart_and_what_had_none_yet_by_itself() -> None:
+    metrics = Metrics("stored", "login")
+    metrics.settle("websocket", "login", [Outcome("accepted", "ok", 0.1)])
+    metrics.settle("websocket", None, [Outcome("refused", "identity", 0.0)])
+    counted = {marks: value for marks, value in series(metrics)["handshakes_total"].items() if value}
+    assert counted == {
+        labels(transport="websocket", source="login", outcome="accepted", reason="ok"): 1.0,
+        labels(transport="websocket", source="none", outcome="refused", reason="identity"): 1.0,
+    }
+
+
+def test_what_had_no_source_yet_counts_with_the_only_kind_there_is(metrics: Metrics) -> None:
+    metrics.settle("websocket", None, [Outcome("refused", "identity", 0.0)])
+    marks = labels(transport="websocket", source="stored", outcome="refused", reason="identity")
+    assert series(metrics)["handshakes_total"][marks] == 1.0
+
+
+def test_kinds_that_come_later_have_all_their_series(metrics: Metrics) -> None:
+    metrics.know(["stored", "device"])
+    sources = {dict(marks)["source"] for marks in series(metrics)["handshakes_total"]}
+    assert sources == {"stored", "device", "none"}
+    assert labels(source="device", result="failed") in series(metrics)["credential_reloads_total"]

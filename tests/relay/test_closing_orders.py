@@ -53,7 +53,7 @@ async def ending() -> AsyncIterator[tuple[Running, Side, Side]]:
         [relayed] = proxied.proxy._websockets.sockets
         yield proxied, client, upstream
         await until(lambda: is_nothing_left(proxied))
-        for deadlines in (proxied.proxy._websockets.patience, proxied.proxy._websockets.closing):
+        for deadlines in (proxied.proxy._websockets.sockets.patience, proxied.proxy._websockets.sockets.closing):
             assert not deadlines._waiting
         assert relayed.client.transport.is_closing()
         assert relayed.upstream.transport.is_closing()
@@ -179,8 +179,8 @@ def among(expected: object) -> tuple[object, ...]:
 async def test_each_side_is_told_its_code_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch, act: Act, below: object, above: object, reason: object, *, pending: bool
 ) -> None:
-    monkeypatch.setattr("proxy.relay.websocket.CLOSE_SECONDS", 60)  # nobody has to be cut off
-    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 60)
+    monkeypatch.setattr("proxy.relay.sockets.CLOSE_SECONDS", 60)  # nobody has to be cut off
+    monkeypatch.setattr("proxy.relay.sockets.LAST_ANSWER_SECONDS", 60)
     async with ending() as (proxied, client, upstream):
         if pending:
             client.send(SHAKE)
@@ -224,8 +224,8 @@ async def test_answer_to_a_handshake_that_comes_when_the_client_is_gone_does_not
 async def test_side_that_is_told_and_says_nothing_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, *, is_client: bool
 ) -> None:
-    monkeypatch.setattr("proxy.relay.websocket.CLOSE_SECONDS", 0.1)
-    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("proxy.relay.sockets.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("proxy.relay.sockets.LAST_ANSWER_SECONDS", 0.1)
     async with ending() as (_, client, upstream):
         one, other = (upstream, client) if is_client else (client, upstream)
         one.send(close_frame(4321, mask=b"" if is_client else MASK))

@@ -220,7 +220,7 @@ async def sharing(
 
 
 def taken(proxied: Running) -> dict[tuple[str, str], int]:
-    return proxied.proxy._websockets._carriage.shares._taken
+    return proxied.proxy._websockets.carriage.shares._taken
 
 
 async def opened(proxied: Running, name: str = "sensor") -> Side:

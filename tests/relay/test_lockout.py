@@ -180,14 +180,14 @@ async def proxied(tenant: Tenant, store: Path) -> AsyncIterator[Running]:
 
 @pytest.fixture
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.credentials.stored.Guard", partial(Guard, turn_seconds=SHORT, silence_seconds=SHORT))
+    monkeypatch.setattr("proxy.credentials.guards.Guard", partial(Guard, turn_seconds=SHORT, silence_seconds=SHORT))
 
 
 def guards(proxied: Running) -> dict[str, Guard]:
     """What stands before the value that is stored now, by path."""
-    source = proxied.proxy._source
+    source = proxied.proxy._wiring.provisions["default"].source
     assert isinstance(source, StoredSource)
-    return source._guards
+    return source._guards._guards
 
 
 def guard(proxied: Running) -> Guard:

@@ -123,7 +123,7 @@ async def test_clients_own_credentials_never_go_up(proxied: Running, upstream: S
     assert "theirs" not in str(headers)
     assert headers["Authorization"] == f"Basic {TOKEN}"
     assert headers["X-Cumulocity-Application-Key"] == "key-1"
-    assert headers["User-Agent"].startswith("c8y-realtime-proxy/")
+    assert headers["User-Agent"] == "c8y-realtime-proxy"
     assert not {"x-forwarded-for", "forwarded", "x_xsrf_token"} & {name.lower() for name in headers}
 
 
@@ -601,7 +601,7 @@ async def test_system_of_units_stands_beside_authn(upstream: Simulator, ours: di
 async def test_no_timer_is_shorter_than_the_platforms() -> None:
     """A held connect lasts up to two hours, and the heartbeat stays below common idle cuts of 60 s."""
     async with Simulator() as upstream, running(upstream.url) as proxied:
-        config = proxied.proxy._config
+        config = proxied.proxy.config
         assert config.upstream.poll_idle_timeout_seconds > 2 * 60 * 60
         assert config.limits.heartbeat_seconds < 60
         assert config.upstream.open_timeout_seconds < 10

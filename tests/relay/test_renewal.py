@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.conftest import Message, Running, handshake, running
+from tests.conftest import Message, Running, configured, handshake, running
 
 
 PAGE = "https://app.example.com"
@@ -89,6 +89,23 @@ async def test_renewed_cookie_is_of_the_same_client_on_websockets(renewing: tupl
             await socket.send_json([connect | {"clientId": shaken["clientId"]}])
             assert (await socket.receive_json())[0]["error"] == "402::Unknown client"
     assert upstream.client_ids == [None, CLIENT_ID]
+
+
+async def test_renewed_cookie_is_of_the_same_client_after_the_configuration_was_read_again(
+    renewing: tuple[Renewing, str],
+) -> None:
+    """Those who renewed it before, and those whose connections were opened before."""
+    _, url = renewing
+    changed = [configured(url, SETTINGS | {"limits.batch_messages": most}, {}) for most in (7, 8)]
+    async with running(url, SETTINGS, values={}) as proxied:
+        client_id = (await polled(proxied, "first"))["clientId"]
+        await polled(proxied, "first", clientId=client_id)  # renews the cookie
+        await proxied.proxy.change(changed[0])
+        assert (await polled(proxied, "second", clientId=client_id))["successful"] is True
+        async with proxied.socket(headers=brings("second")) as socket:
+            await proxied.proxy.change(changed[1])
+            await socket.send_json([{"channel": "/meta/connect", "clientId": client_id}])
+            assert (await socket.receive_json())[0]["successful"] is True
 
 
 @pytest.mark.parametrize(

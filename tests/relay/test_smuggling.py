@@ -335,7 +335,7 @@ async def test_bytes_behind_an_upgrade_that_upstream_rejects_are_no_request(line
 async def test_bytes_behind_an_upgrade_that_is_being_dialled_are_no_request(
     monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
-    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("proxy.relay.sockets.LAST_ANSWER_SECONDS", 0.05)
     async with relaying(hold_on) as (_, upstream, one):
         one.send(UPGRADE)
         asked = await upstream.next()

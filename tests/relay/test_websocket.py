@@ -482,7 +482,7 @@ async def test_stored_credential_stays_off_the_upgrade(proxied: Running, upstrea
     headers = upstream.requests[0].headers
     assert "Authorization" not in headers
     assert "tfatoken" not in headers
-    assert headers["User-Agent"].startswith("c8y-realtime-proxy/")
+    assert headers["User-Agent"] == "c8y-realtime-proxy"
 
 
 async def test_connections_are_counted_while_they_last(proxied: Running, upstream: Simulator) -> None:

@@ -24,7 +24,7 @@ SECONDS = 5
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The upstream of these tests answers a close frame only where the test says so; nobody waits long for that."""
-    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 0.25)
+    monkeypatch.setattr("proxy.relay.sockets.LAST_ANSWER_SECONDS", 0.25)
 
 
 class Side:
@@ -311,7 +311,7 @@ async def test_what_answers_the_last_message_of_a_client_comes_down_before_the_e
 
 
 async def test_client_that_ends_it_waits_for_upstream_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("proxy.relay.sockets.LAST_ANSWER_SECONDS", 0.05)
     async with relayed() as (_, client, upstream):
         client.send(close_frame(4321, mask=MASK))
         assert await upstream.receive() == Frame(CLOSE, (4321).to_bytes(2))
@@ -323,7 +323,7 @@ async def test_client_that_ends_it_waits_for_upstream_for_a_while_only(monkeypat
 async def test_side_that_broke_the_protocol_is_told_at_once_that_nothing_more_comes(
     monkeypatch: pytest.MonkeyPatch, *, is_client: bool
 ) -> None:
-    monkeypatch.setattr("proxy.relay.websocket.CLOSE_SECONDS", 60)
+    monkeypatch.setattr("proxy.relay.sockets.CLOSE_SECONDS", 60)
     async with relayed() as (_, client, upstream):
         breaking = client if is_client else upstream
         breaking.send(b"\xf3" * 1_000_000)  # with much behind it that is not read as frames any more
@@ -381,7 +381,7 @@ async def test_upstream_that_vanishes_within_a_frame_ends_the_client_without_a_f
 
 
 async def test_side_that_answers_no_close_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.relay.websocket.CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("proxy.relay.sockets.CLOSE_SECONDS", 0.05)
     async with relayed() as (proxied, client, upstream):
         client.send(close_frame(1000, mask=MASK))
         assert (await upstream.receive()).opcode == CLOSE
@@ -416,7 +416,7 @@ async def test_client_that_does_not_read_pauses_its_upstream_and_nobody_else() -
 async def test_client_that_does_not_read_pauses_its_upstream_when_it_ends_it_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("proxy.relay.websocket.LAST_ANSWER_SECONDS", 60)
+    monkeypatch.setattr("proxy.relay.sockets.LAST_ANSWER_SECONDS", 60)
     async with relayed() as (proxied, client, upstream):
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]
         await until_stalled(upstream, frame(TEXT, b"x" * 60_000))
