@@ -1,7 +1,7 @@
-"""Two clients of a proxy, and what they prove themselves with."""
+"""The clients of a proxy, and what they prove themselves with."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,14 @@ from .upstreams import ACCOUNT, Account
 
 
 class Keys:
-    """A key for each of two clients, `one` and `other`."""
+    """A key for each client: two, unless others are named."""
 
-    def __init__(self) -> None:
-        self._of = {name: generated(name) for name in ("one", "other")}
+    def __init__(self, names: Iterable[str] = ("one", "other")) -> None:
+        self._of = {name: generated(name) for name in names}
+
+    def stored(self, name: str) -> str:
+        """What a configuration holds of a key."""
+        return stored(self._of[name])
 
     def settings(self, directory: Path, *others: Mapping[str, object]) -> dict[str, object]:
         """Settings with which these and `others` may come in; the credential that goes up is put into `directory`."""

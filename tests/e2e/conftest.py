@@ -3,14 +3,19 @@
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from proxy.demo.simulator import SessionRules
+from tests.demo.authority import Authority
+
 from .clients import Keys
+from .gateway import Gateway
+from .origin import Origin, opened
 from .stage import Browser, Evidence, Stage, staged
 from .upstreams import ACCOUNT, COOKIES, HERE, TOKEN, WITH_TFA, WRONG, Kind, Upstream
 
@@ -139,3 +144,29 @@ def open_stage(browser: Browser, evidence: Evidence, new_key_file: Callable[[], 
         return staged(upstream, common | dict(settings), browser=browser, evidence=evidence)
 
     return opener
+
+
+@pytest.fixture(params=["cometd", "simulator"])
+async def origin(
+    request: pytest.FixtureRequest, upstreams: Mapping[Kind, Upstream], authority: Authority, tmp_path: Path
+) -> AsyncIterator[Origin]:
+    """The platform, with notifications of the real server or of the simulator; sessions are renewed all the time."""
+    rules = SessionRules(token_seconds=8, renewal_seconds=2, validates_user_agent=True)
+    folder = tmp_path / "platform"
+    folder.mkdir()
+    async with opened(authority, rules, folder, upstreams["cometd"] if request.param == "cometd" else None) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    """Who certifies the platform and its devices."""
+    return Authority()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, origin: Origin, authority: Authority, evidence: Evidence) -> Gateway:
+    """A gateway that was never started."""
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    return Gateway(folder, origin, authority, evidence)

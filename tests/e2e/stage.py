@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import aiohttp
 import msgspec
@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from .programs import Program, running
 from .tap import Tap, tapped
-from .upstreams import EXACT, HERE, TEXT, Upstream
+from .upstreams import EXACT, HERE, TEXT
 
 
 COMMAND = str(Path(sys.executable).with_name("c8y-realtime-proxy"))
@@ -256,6 +256,13 @@ class Proxy:
             assert await self.program.wait(seconds=STOPS_WITHIN_SECONDS) == 0
 
 
+class Reachable(Protocol):
+    """An upstream, by where it is reached."""
+
+    @property
+    def url(self) -> str: ...
+
+
 Starting = Callable[[Mapping[str, object]], Awaitable[Proxy]]
 
 
@@ -399,13 +406,16 @@ def store(directory: Path, values: Mapping[str, str]) -> dict[str, object]:
 
 @asynccontextmanager
 async def staged(
-    upstream: Upstream,
+    upstream: Reachable,
     settings: Mapping[str, object],
     *,
     browser: Browser | None,
     evidence: Evidence,
+    file: Path | None = None,
 ) -> AsyncIterator[Stage]:
-    """Start the proxy; at the end stop it, as an operator does, and keep the evidence."""
+    """Start the proxy, with a configuration file if there is one; at the end stop it, as an operator does, and keep the
+    evidence.
+    """
     given: dict[str, object] = {
         "listen.port": 0,
         "admin.port": 0,
@@ -417,8 +427,10 @@ async def staged(
     async with AsyncExitStack() as programs, tapped(0) as tap:
 
         async def start(changed: Mapping[str, object]) -> Proxy:
-            environment = _environment(given | dict(changed))
-            program = await programs.enter_async_context(running(COMMAND, "run", environment=environment))
+            environment = environment_of(given | dict(changed))
+            command = [COMMAND, "run"] if file is None else [COMMAND, "run", "--config", str(file)]
+            program = await programs.enter_async_context(running(*command, environment=environment))
+            evidence.given.append(("command line", _command_line(program)))
             ports = await _listening(program)
             return Proxy(program, ports["public"], ports["admin"])
 
@@ -437,7 +449,7 @@ async def staged(
                 evidence.given.append(("metrics", proxy.last_metrics.encode()))
 
 
-def _environment(settings: Mapping[str, object]) -> dict[str, str]:
+def environment_of(settings: Mapping[str, object]) -> dict[str, str]:
     """What says the settings, in the surroundings of the tests."""
     environment = {
         f"C8Y_REALTIME_PROXY__{key.upper().replace('.', '__')}": _text(value) for key, value in settings.items()
@@ -449,6 +461,11 @@ def _compressed(sent: Sequence[bytes]) -> bool:
     """Whether anything was compressed on its way to clients: the tap could not see secrets in it."""
     signs = (b"sec-websocket-extensions:", b"content-encoding:")
     return any(sign in connection.lower() for connection in sent for sign in signs)
+
+
+def _command_line(program: Program) -> bytes:
+    """What everybody on this machine can read of a process."""
+    return Path(f"/proc/{program.process.pid}/cmdline").read_bytes()
 
 
 async def _listening(proxy: Program) -> dict[str, int]:

@@ -127,6 +127,10 @@ class Upstream:
         """Publish measurements that are numbered from `first` on."""
         await self._ask("publish", {"channel": channel, "first": str(first), "count": str(count)})
 
+    async def ask_judge(self, url: str | None) -> None:
+        """Have CometD ask there about whom it does not know; nobody from now on if that is None."""
+        await self._ask("judge", {} if url is None else {"url": url})
+
     async def clear(self) -> None:
         await self._ask("clear", {})
 

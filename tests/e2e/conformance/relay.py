@@ -12,7 +12,7 @@ from typing import Any, Final
 from proxy import cli
 from proxy.bayeux.messages import MalformedBatch
 from proxy.bayeux.negotiation import Outcome, Up
-from proxy.relay import frames, websocket
+from proxy.relay import frames, sockets
 from proxy.relay.frames import BINARY, TEXT, Frame
 from proxy.relay.handshakes import Handshakes
 
@@ -43,7 +43,7 @@ class Unjudged:
 
 def change() -> None:
     """Judge no payload, and let binary messages pass like text; nothing else."""
-    came_up = websocket._Socket._came_up
+    came_up = sockets.RelayedSocket._came_up
     check_follows = frames._check_follows
 
     def came_up_unjudged(socket: Any, read: Frame) -> None:
@@ -57,7 +57,7 @@ def change() -> None:
 
     for owner, name, changed in (
         (Handshakes, "negotiation", lambda _, credential, endpoint: Unjudged(credential, endpoint)),
-        (websocket._Socket, "_came_up", came_up_unjudged),
+        (sockets.RelayedSocket, "_came_up", came_up_unjudged),
         (frames, "_check_follows", check_follows_as_text),
     ):
         setattr(owner, name, changed)

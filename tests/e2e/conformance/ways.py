@@ -42,6 +42,11 @@ http {{
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
+    {server}
+}}
+"""
+
+_TO_ECHO = """
     server {{
         listen 127.0.0.1:{port};
         location / {{
@@ -51,7 +56,6 @@ http {{
             proxy_set_header Connection upgrade;
         }}
     }}
-}}
 """
 
 
@@ -77,11 +81,19 @@ def echoing() -> Iterator[int]:
 @contextmanager
 def through_nginx(upstream: int, directory: Path) -> Iterator[int]:
     """Nginx in front of the echo server, with its files in a directory."""
+    with nginx(_TO_ECHO, directory, upstream=upstream) as port:
+        yield port
+
+
+@contextmanager
+def nginx(server: str, directory: Path, **settings: object) -> Iterator[int]:
+    """Nginx with its files in a directory; `server` says what it serves, with its `port` and these settings put in."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program, "no nginx: run tests/e2e/setup"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        (directory / "nginx.conf").write_text(_NGINX.format(port=port, upstream=upstream), encoding="utf-8")
+        text = _NGINX.format(server=server.format(port=port, **settings))
+        (directory / "nginx.conf").write_text(text, encoding="utf-8")
         command = [program, "-p", str(directory), "-e", "stderr", "-c", "nginx.conf"]
         # It takes over a socket that listens already, as it does when it is upgraded: nobody has to wait for it.
         inherited = listener.fileno()

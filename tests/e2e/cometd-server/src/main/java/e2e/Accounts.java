@@ -14,6 +14,7 @@ import org.eclipse.jetty.util.ajax.JSON;
 /**
  * Who may come in, as the platform documents it: Basic (with a TFA token where one is set), a JWT, or the cookie
  * "authorization" together with its XSRF token. Absent means empty here, so that nothing equals null by accident.
+ * Whoever is not among them is known, perhaps, to the {@link #judge}: the rest of the platform.
  */
 final class Accounts {
     private static final Pattern COOKIE = Pattern.compile("(?:^|;\\s*)authorization=\"?([^;\"]*)");
@@ -21,6 +22,7 @@ final class Accounts {
     private final Map<String, String> basic = new HashMap<>();
     private final Set<String> tokens = new HashSet<>();
     private final Map<String, String> xsrfByCookie = new HashMap<>();
+    private volatile Judge judge = Judge.NOBODY;
 
     /** Reads {"basic": [{tenant, user, password, tfa}], "tokens": [jwt], "cookies": [{authorization, xsrf}]}. */
     Accounts(String json) {
@@ -40,15 +42,24 @@ final class Accounts {
         }
     }
 
-    /** Whether the authn object of a handshake, and the cookie that came with the upgrade, prove somebody. */
-    boolean admitAuthn(Map<?, ?> authn, String cookieHeader) {
+    /** Asks there from now on; nobody if that is null. */
+    void ask(String url) {
+        judge = url == null ? Judge.NOBODY : new Judge(url);
+    }
+
+    /** Whether the authn object of a handshake, and what came with the upgrade, prove somebody. */
+    boolean admitAuthn(Map<?, ?> authn, Function<String, String> header) {
         String token = text(authn.get("token"));
         return admitBasic(token, text(authn.get("tfa"))) || tokens.contains(token)
-            || admitCookie(cookieHeader, text(authn.get("xsrfToken")));
+            || admitCookie(header.apply("Cookie"), text(authn.get("xsrfToken"))) || judge.admits(authn, header);
     }
 
     /** Whether the headers of one long-poll request prove somebody. */
     boolean admitHeaders(Function<String, String> header) {
+        return admitKnown(header) || judge.admits(null, header);
+    }
+
+    private boolean admitKnown(Function<String, String> header) {
         String authorization = text(header.apply("Authorization"));
         if (authorization.startsWith("Basic ")) {
             return admitBasic(authorization.substring(6), text(header.apply("tfatoken")));

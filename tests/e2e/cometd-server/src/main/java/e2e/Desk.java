@@ -12,16 +12,18 @@ import org.cometd.bayeux.server.BayeuxServer;
 import org.cometd.bayeux.server.LocalSession;
 import org.cometd.bayeux.server.ServerChannel;
 
-/** The tests' own way in: /test/publish?channel=&first=&count=, /test/seen and /test/clear. */
+/** The tests' own way in: /test/publish?channel=&first=&count=, /test/judge?url=, /test/seen and /test/clear. */
 final class Desk extends HttpServlet {
     private static final long serialVersionUID = 1L;
 
     private final transient BayeuxServer bayeux;
+    private final transient Accounts accounts;
     private final transient Seen seen;
     private transient LocalSession publisher;
 
-    Desk(BayeuxServer bayeux, Seen seen) {
+    Desk(BayeuxServer bayeux, Accounts accounts, Seen seen) {
         this.bayeux = bayeux;
+        this.accounts = accounts;
         this.seen = seen;
     }
 
@@ -29,6 +31,7 @@ final class Desk extends HttpServlet {
     protected void service(HttpServletRequest request, HttpServletResponse response) throws IOException {
         switch (request.getPathInfo()) {
             case "/publish" -> publish(request);
+            case "/judge" -> accounts.ask(request.getParameter("url"));
             case "/clear" -> seen.clear();
             default -> { }
         }

@@ -68,7 +68,7 @@ public final class Main {
             context.addServlet(cometd, path + "/*");
             context.addFilter(filter, path + "/*", EnumSet.of(DispatcherType.REQUEST));
         }
-        context.addServlet(new ServletHolder(new Desk(bayeux, seen)), "/test/*");
+        context.addServlet(new ServletHolder(new Desk(bayeux, accounts, seen)), "/test/*");
         server.start();
         System.out.println("listening " + connector.getLocalPort());
 

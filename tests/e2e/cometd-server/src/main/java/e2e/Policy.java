@@ -30,8 +30,7 @@ final class Policy extends DefaultSecurityPolicy implements BayeuxServer.Extensi
         boolean admitted;
         if ("websocket".equals(session.getServerTransport().getName())) {
             Object authn = ext.get("com.cumulocity.authn");
-            String cookie = request.getHeader("Cookie");
-            admitted = accounts.admitAuthn(authn instanceof Map<?, ?> map ? map : Map.of(), cookie);
+            admitted = accounts.admitAuthn(authn instanceof Map<?, ?> map ? map : Map.of(), request::getHeader);
         } else {
             admitted = accounts.admitHeaders(request::getHeader);
         }
