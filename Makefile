@@ -77,7 +77,7 @@ wheel: $(VENV)/.compiler ## dist/: the wheel as it ships, with the hot rooms com
 
 $(SHIPPED)/.installed: $(VENV)/.compiler $(shell find proxy -name '*.py') requirements/run.txt requirements/dev.txt
 	$(MAKE) wheel
-	$(PYTHON) -m venv $(SHIPPED)
+	$(PYTHON) -m venv --clear $(SHIPPED)
 	$(SHIPPED)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt -r requirements/dev.txt
 	$(SHIPPED)/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall dist/*.whl
 	@touch $@
@@ -89,7 +89,7 @@ test-wheel: $(SHIPPED)/.installed ## the tests of what is compiled, on the wheel
 		tests/test_http1.py tests/test_http1_machine.py
 
 $(FUZZER)/.installed: requirements/run.txt requirements/fuzz.txt
-	$(PYTHON) -m venv $(FUZZER)
+	$(PYTHON) -m venv --clear $(FUZZER)
 	$(FUZZER)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt -r requirements/fuzz.txt
 	@touch $@
 

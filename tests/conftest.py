@@ -16,7 +16,7 @@ import uvloop
 from hypothesis import settings
 
 from proxy.app import Proxy
-from proxy.config import PREFIX, load
+from proxy.config import PREFIX, Config, load
 from proxy.demo.simulator import Simulator
 from proxy.relay.pages import Page
 
@@ -38,7 +38,11 @@ Message = dict[str, Any]
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """What carries bytes is tested on both event loops that the proxy runs on, the rest on asyncio's own."""
     loops = {"asyncio": asyncio.new_event_loop}
-    if item.path.parent.name in {"relay", "upstream"} or item.path.name == "test_app.py":
+    if item.path.parent.name in {"relay", "upstream"} or item.path.name in {
+        "test_app.py",
+        "test_reload.py",
+        "test_tls.py",
+    }:
         loops["uvloop"] = uvloop.new_event_loop
     return loops
 
@@ -106,16 +110,10 @@ class Running:
         return self.client.post(f"{self.url}{path}", data=body, headers=headers, **options)
 
 
-@asynccontextmanager
-async def running(
-    upstream: str,
-    settings: Mapping[str, object] | None = None,
-    *,
-    values: Mapping[str, str] = VALUES,
-    pages: Mapping[str, Page] | None = None,
-    **more: Any,
-) -> AsyncIterator[Running]:
-    """A proxy in front of `upstream`, configured as a user does: by an environment.
+def configured(
+    upstream: str, settings: Mapping[str, object] | None = None, values: Mapping[str, str] = VALUES
+) -> Config:
+    """A configuration as a user makes it: by an environment.
 
     `settings` maps dotted keys to values; `values` are the platform's own variables.
     """
@@ -127,13 +125,26 @@ async def running(
         else msgspec.json.encode(value, enc_hook=dict).decode()
         for key, value in given.items()
     }
-    config = load(None, environment | {"C8Y_BASEURL": upstream} | dict(values))
+    return load(None, environment | {"C8Y_BASEURL": upstream} | dict(values))
+
+
+@asynccontextmanager
+async def running(
+    upstream: str,
+    settings: Mapping[str, object] | None = None,
+    *,
+    values: Mapping[str, str] = VALUES,
+    pages: Mapping[str, Page] | None = None,
+    **more: Any,
+) -> AsyncIterator[Running]:
+    """A proxy in front of `upstream`, with settings and values as `configured` has them."""
+    config = configured(upstream, settings, values)
     connector = aiohttp.TCPConnector(limit=0, ssl=more.pop("client_tls", True))
     async with (
         Proxy(config, pages=pages, **more) as proxy,
         aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as client,
     ):
-        yield Running(proxy, client, "https" if "listen.tls.key_file" in given else "http")
+        yield Running(proxy, client, "https" if config.listen.tls.key_file else "http")
 
 
 @pytest.fixture

@@ -294,7 +294,7 @@ PASSES = [
     "User-Agent: ELB-HealthChecker/2.0",
     "User-Agent: Prometheus/2.53.0",
     "User-Agent: Amazon-Route53-Health-Check-Service",
-    "User-Agent: c8y-realtime-proxy/0.1.0",
+    "User-Agent: c8y-realtime-proxy",
     "User-Agent:",
     "X-Original-URL: /livez",
     "X-Rewrite-URL: /livez",
