@@ -23,6 +23,7 @@ class Tap:
         self.port = 0
         self._upwards = upwards
         self._open: set[asyncio.StreamWriter] = set()
+        self._carrying: set[asyncio.Task[None] | None] = set()
 
     def sent(self) -> list[bytes]:
         """What went down on each connection so far, without the marks of HTTP chunks: they may part anything."""
@@ -43,6 +44,14 @@ class Tap:
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client connection until either side ends it."""
+        carrying = asyncio.current_task()
+        self._carrying.add(carrying)
+        try:
+            await self._carry(reader, writer)
+        finally:
+            self._carrying.discard(carrying)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upwards)
         except ConnectionError:
@@ -61,6 +70,13 @@ class Tap:
         """Close what is open."""
         for writer in tuple(self._open):
             writer.close()
+
+    async def end(self) -> None:
+        """Carry nothing any more, whoever still takes or sends something."""
+        while carrying := [task for task in self._carrying if task is not None]:
+            for writer in tuple(self._open):
+                writer.transport.abort()
+            await asyncio.wait(carrying, timeout=0.1)
 
 
 def _unmasked(connection: bytes | bytearray) -> bytes:
@@ -93,6 +109,6 @@ async def tapped(port: int) -> AsyncIterator[Tap]:
     try:
         yield tap
     finally:
-        tap.cut()
         listener.close()
+        await tap.end()
         await listener.wait_closed()

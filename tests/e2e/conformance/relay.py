@@ -23,9 +23,8 @@ class Unjudged:
     pending: Final = False
     waiting_since: Final = None
 
-    def __init__(self, credential: object, endpoint: str) -> None:
+    def __init__(self, credential: object) -> None:
         self.credential = credential
-        self.endpoint = endpoint
 
     @staticmethod
     def from_client(payload: bytes, now: float) -> Up:  # noqa: ARG004 - as a Negotiation is asked
@@ -56,7 +55,7 @@ def change() -> None:
         check_follows(first - BINARY + TEXT if first & 0x0F == BINARY else first, within=within)
 
     for owner, name, changed in (
-        (Handshakes, "negotiation", lambda _, credential, endpoint: Unjudged(credential, endpoint)),
+        (Handshakes, "negotiation", lambda _, provision, credential, request: Unjudged(credential)),  # noqa: ARG005 - as it is asked
         (sockets.RelayedSocket, "_came_up", came_up_unjudged),
         (frames, "_check_follows", check_follows_as_text),
     ):
