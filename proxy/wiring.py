@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Final, Protocol, TypedDict, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from proxy.config import (
@@ -24,7 +24,7 @@ from proxy.credentials.cookie import CookieSource
 from proxy.credentials.device import DeviceSource
 from proxy.credentials.login import LoginSource
 from proxy.credentials.sealing import KeyFile
-from proxy.credentials.sources import CredentialSource
+from proxy.credentials.sources import CredentialSource, SourceOptions
 from proxy.credentials.stored import FixedValues, SecretDirectory, Store, StoredSource
 from proxy.credentials.subscriptions import Subscriptions, SubscriptionSource
 from proxy.credentials.vault import SealedFile, Sessions, VaultEntry
@@ -259,7 +259,7 @@ class _Making:
         known = None if self.before is None else _known(name, self._config, self.before)
         if known is not None:
             return known
-        common = _Common(
+        common = SourceOptions(
             credential=name,
             cooldown_seconds=settings.cooldown_seconds,
             clock=self._lasting.clock,
@@ -302,13 +302,6 @@ class _Making:
                 on_load=partial(self._lasting.metrics.credential_loaded, "subscriptions"),
             )
         return self.pollers[key]
-
-
-class _Common(TypedDict):
-    credential: str
-    cooldown_seconds: float
-    clock: Callable[[], float]
-    on_load: Callable[[bool], None]
 
 
 def store_of(config: Config, name: str) -> Store:

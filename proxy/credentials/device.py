@@ -7,14 +7,13 @@
 """
 
 import hashlib
-import random
 import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Unpack
 
-from proxy.credentials.fetched import FetchDenied, Fetched, FetchedSource, Wait, event_or_seconds
+from proxy.credentials.fetched import FetchDenied, Fetched, FetchedSource, FetchingOptions
 from proxy.credentials.kinds import Credential, Jwt
 from proxy.credentials.stored import BrokenCredential, UnreadableCredential
 from proxy.files import fingerprint
@@ -46,23 +45,10 @@ class DeviceSource(FetchedSource):
         url: str,
         certificate_file: Path,
         key_file: Path,
-        credential: str,
-        cooldown_seconds: float,
-        clock: Callable[[], float],
-        on_load: Callable[[bool], None],
         unix_clock: Callable[[], float] = time.time,
-        wait: Wait = event_or_seconds,
-        chance: Callable[[], float] = random.random,
+        **options: Unpack[FetchingOptions],
     ) -> None:
-        super().__init__(
-            kind="device",
-            credential=credential,
-            cooldown_seconds=cooldown_seconds,
-            clock=clock,
-            on_load=on_load,
-            wait=wait,
-            chance=chance,
-        )
+        super().__init__(kind="device", **options)
         self._platform = platform
         self._url = url
         self._files = certificate_file, key_file

@@ -25,13 +25,13 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NotRequired, Unpack
 
 from proxy.credentials.guard import Guard
 from proxy.credentials.guards import Guards
 from proxy.credentials.kinds import Credential
-from proxy.credentials.sources import Coming, CoolingDown, NoCredential
-from proxy.credentials.stored import BrokenCredential, RevokedCredential, UnreadableCredential
+from proxy.credentials.sources import Coming, CoolingDown, NoCredential, SourceOptions
+from proxy.credentials.stored import BrokenCredential, RevokedCredential, Watched
 from proxy.head import Head
 from proxy.upstream.posts import UpstreamUnavailable
 
@@ -99,41 +99,43 @@ async def event_or_seconds(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-class FetchedSource(ABC):
-    """One credential for all clients that has to be fetched, and is so between `start` and `stop`.
+class FetchingOptions(SourceOptions):
+    """What sources are told that fetch: `wait` waits by `clock`, `chance` gives numbers from 0 to 1, and their task may
+    take `leaving_seconds` to end.
+    """
 
-    `kind` is what metrics call the source, and `credential` the name in the configuration. `clock` gives monotonic
-    seconds, `wait` waits by it, and `chance` gives numbers from 0 to 1. `on_load` is told of every fetch, whether it
-    went well.
+    wait: NotRequired[Wait]
+    chance: NotRequired[Callable[[], float]]
+    leaving_seconds: NotRequired[float]
+
+
+def pause_seconds(failures: int, chance: float) -> float:
+    """How long to wait while upstream is away, after so many failures: twice as long each time, with jitter."""
+    first, longest = _PAUSE_SECONDS
+    return min(first * 2.0 ** min(failures, 10), longest) * (1 + chance) / 2
+
+
+class FetchedSource(ABC):
+    """One credential for all clients that has to be fetched, and is so between `start` and `stop`; `kind` is what
+    metrics call the source.
 
     Subclasses say what it is fetched with (`fingerprint`, `reread`), and how (`renewed`, `fetch`, `tend`, `leave`).
     """
 
     is_clients_own: Final = False
 
-    def __init__(
-        self,
-        *,
-        kind: str,
-        credential: str,
-        cooldown_seconds: float,
-        clock: Callable[[], float],
-        on_load: Callable[[bool], None],
-        wait: Wait = event_or_seconds,
-        chance: Callable[[], float] = random.random,
-        leaving_seconds: float = LEAVING_SECONDS,
-    ) -> None:
+    def __init__(self, *, kind: str, **options: Unpack[FetchingOptions]) -> None:
         self.name: Final = kind
         self.is_revoked = False
-        self.called: Final = credential
-        self._cooldown = cooldown_seconds
-        self._clock = clock
-        self._on_load = on_load
-        self._wait = wait
-        self._chance = chance
-        self._leaving_seconds = leaving_seconds
-        self._guards = Guards(cooldown_seconds, clock, self._doubt)
-        self._seen: object = ("never looked",)
+        self.called: Final = options["credential"]
+        self._cooldown = options["cooldown_seconds"]
+        self._clock = options["clock"]
+        self._on_load = options["on_load"]
+        self._wait = options.get("wait", event_or_seconds)
+        self._chance = options.get("chance", random.random)
+        self._leaving_seconds = options.get("leaving_seconds", LEAVING_SECONDS)
+        self._guards = Guards(self._cooldown, self._clock, self._doubt)
+        self._values = Watched(self.fingerprint, self.reread, self._complain_of_values)
         self._can_fetch = False  # whether there is something to fetch with
         self._has_changed = False  # whether that is another since the last fetch was begun
         self._credential: Credential | None = None
@@ -219,7 +221,7 @@ class FetchedSource(ABC):
     @property
     def complaint(self) -> str:
         """What was wrong the last time, as the log tells it; empty while all is well."""
-        return self._complaint
+        return self._values.complaint or self._complaint
 
     def secrets(self) -> tuple[str, ...]:
         credential = self._credential
@@ -312,14 +314,8 @@ class FetchedSource(ABC):
     # What it is fetched with ------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        seen = self.fingerprint()
-        if seen == self._seen:
-            return
-        self._seen = seen
-        try:
-            is_other = self.reread()
-        except BrokenCredential as problem:
-            self._complain_of_values(problem)
+        is_other = self._values.look()
+        if is_other is None:
             return
         self._complaint = ""
         if is_other or not self._can_fetch or self.is_revoked:
@@ -335,11 +331,6 @@ class FetchedSource(ABC):
         self._wanted.set()
 
     def _complain_of_values(self, problem: BrokenCredential) -> None:
-        if isinstance(problem, UnreadableCredential):
-            self._seen = ("look again",)
-            if str(problem) == self._complaint:
-                return
-        self._complaint = str(problem)
         if isinstance(problem, RevokedCredential):
             self.is_revoked = True
             self._can_fetch = False
@@ -431,7 +422,7 @@ class FetchedSource(ABC):
             self._on_load(True)  # noqa: FBT003 - the callback's one argument
         elif self._problem:
             log.info("The credential %s can be renewed again", self.called)
-        self._problem = ""
+        self._problem = self._complaint = ""
         if is_doubted and fetched.credential != before:
             self._doubted_until = self._clock() + self._cooldown
         for endpoint in sorted(self._doubted):
@@ -450,8 +441,7 @@ class FetchedSource(ABC):
         self._tell(logging.ERROR, str(problem), "Upstream gave no credential to this proxy")
 
     def _unreachable(self, problem: str, rest: float = 0.0) -> None:
-        first, longest = _PAUSE_SECONDS
-        pause = min(first * 2 ** min(self._failures, 10), longest) * (1 + self._chance()) / 2
+        pause = pause_seconds(self._failures, self._chance())
         self._failures += 1
         self._resting_until = self._clock() + rest
         self._due_at = self._clock() + max(pause, rest)

@@ -24,25 +24,15 @@ import binascii
 import hmac
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, Unpack
 
 from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 
-from proxy.credentials.fetched import (
-    LEAVING_SECONDS,
-    FetchDenied,
-    Fetched,
-    FetchedSource,
-    FetchUnanswered,
-    NotYet,
-    Wait,
-    event_or_seconds,
-)
+from proxy.credentials.fetched import FetchDenied, Fetched, FetchedSource, FetchingOptions, FetchUnanswered, NotYet
 from proxy.credentials.kinds import Credential, PlatformSessionCookie, is_token
 from proxy.credentials.stored import BrokenCredential, Store, check_text
 from proxy.upstream.platform import Denied, Platform, PlatformSession, claims_of
@@ -219,25 +209,10 @@ class LoginSource(FetchedSource):
         platform: Platform,
         *,
         keeper: SessionKeeper | None,
-        credential: str,
-        cooldown_seconds: float,
-        clock: Callable[[], float],
-        on_load: Callable[[bool], None],
         unix_clock: Callable[[], float] = time.time,
-        wait: Wait = event_or_seconds,
-        chance: Callable[[], float] = random.random,
-        leaving_seconds: float = LEAVING_SECONDS,
+        **options: Unpack[FetchingOptions],
     ) -> None:
-        super().__init__(
-            kind="login",
-            credential=credential,
-            cooldown_seconds=cooldown_seconds,
-            clock=clock,
-            on_load=on_load,
-            wait=wait,
-            chance=chance,
-            leaving_seconds=leaving_seconds,
-        )
+        super().__init__(kind="login", **options)
         self._store = store
         self._platform = platform
         self._keeper = keeper

@@ -1,8 +1,8 @@
 """What a credential source is, whichever it is."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypedDict
 
 from proxy.credentials.guard import Guard
 from proxy.credentials.kinds import Credential
@@ -31,6 +31,17 @@ class Coming(NoCredential):
     def __init__(self, arrival: asyncio.Event) -> None:
         super().__init__("The credential is not here yet")
         self.arrival = arrival
+
+
+class SourceOptions(TypedDict):
+    """What every source is told but the client's own: `credential` is its name in the configuration, `clock` gives
+    monotonic seconds, and `on_load` is told of every attempt to load or to fetch, whether it went well.
+    """
+
+    credential: str
+    cooldown_seconds: float
+    clock: Callable[[], float]
+    on_load: Callable[[bool], None]
 
 
 class CredentialSource(Protocol):

@@ -16,12 +16,12 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar, Unpack
 
 from proxy.credentials.guard import Guard
 from proxy.credentials.guards import Guards
 from proxy.credentials.kinds import Basic, Credential, Jwt, is_token
-from proxy.credentials.sources import CoolingDown, NoCredential
+from proxy.credentials.sources import CoolingDown, NoCredential, SourceOptions
 from proxy.head import Head
 
 
@@ -29,6 +29,8 @@ NAMES: Final = ("tenant", "user", "password", "tfa", "token", "tfa_code", "totp_
 _FOR_LOGIN_ONLY: Final = ("tfa_code", "totp_secret")
 _FILE_LIMIT: Final = 64 * 1024
 _READ_ATTEMPTS: Final = 3
+
+Value = TypeVar("Value")
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +120,44 @@ class FixedValues:
         return self._values
 
 
+class Watched(Generic[Value]):
+    """What `read` makes of values. They are looked at each time, and read again when `fingerprint` says that they have
+    changed.
+
+    `read` raises BrokenCredential, of which `tell` is told once per change. What could not be read for a reason that
+    may pass is read again at each look.
+    """
+
+    def __init__(
+        self, fingerprint: Callable[[], object], read: Callable[[], Value], tell: Callable[[BrokenCredential], None]
+    ) -> None:
+        self._fingerprint = fingerprint
+        self._read = read
+        self._tell = tell
+        self._seen: object = ("never looked",)
+        self.complaint = ""
+        """What is wrong with the values; empty while they are well."""
+
+    def look(self) -> Value | None:
+        """What the values amount to, where they have changed since the last look, and are well."""
+        seen = self._fingerprint()
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        try:
+            value = self._read()
+        except BrokenCredential as problem:
+            told, self.complaint = self.complaint, str(problem)
+            may_pass = isinstance(problem, UnreadableCredential)
+            if may_pass:
+                self._seen = ("look again",)
+            if not (may_pass and told == self.complaint):
+                self._tell(problem)
+            return None
+        self.complaint = ""
+        return value
+
+
 class SecretDirectory:
     """A directory as a mounted Kubernetes Secret lays it out: one file per value, named as in `NAMES`."""
 
@@ -199,34 +239,19 @@ def _identity(name: str, directory: int) -> tuple[int, ...] | None:
 
 
 class StoredSource:
-    """One stored credential for all clients; `kind` is what metrics call the source, and `credential` the name in the
-    configuration.
-
-    `clock` gives monotonic seconds; `on_load` is told of every attempt to load, whether it went well.
-    """
+    """One stored credential for all clients; `kind` is what metrics call the source."""
 
     is_clients_own: Final = False
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        kind: str = "stored",
-        credential: str = "default",
-        cooldown_seconds: float,
-        clock: Callable[[], float],
-        on_load: Callable[[bool], None],
-    ) -> None:
+    def __init__(self, store: Store, *, kind: str = "stored", **options: Unpack[SourceOptions]) -> None:
         self.name: Final = kind
         self.is_revoked = False
-        self._called = credential
-        self._store = store
-        self._cooldown = cooldown_seconds
-        self._on_load = on_load
-        self._seen: Fingerprint | None = ("never looked",)
+        self._called = options["credential"]
+        self._cooldown = options["cooldown_seconds"]
+        self._on_load = options["on_load"]
+        self._values = Watched(store.fingerprint, lambda: credential_from(store.read()), self._complain)
         self._credential: Basic | Jwt | None = None
-        self._guards = Guards(cooldown_seconds, clock, self._tell_denied)
-        self._complaint = ""
+        self._guards = Guards(self._cooldown, options["clock"], self._tell_denied)
         self._is_retired = False
 
     def is_usable(self) -> bool:
@@ -240,7 +265,7 @@ class StoredSource:
     @property
     def complaint(self) -> str:
         """What is wrong with the values, as the log tells it; empty while they are well."""
-        return self._complaint
+        return self._values.complaint
 
     def secrets(self) -> tuple[str, ...]:
         if self._credential is None:
@@ -281,19 +306,11 @@ class StoredSource:
         )
 
     def _look(self) -> None:
-        seen = self._store.fingerprint()
-        if seen == self._seen:
-            return
-        self._seen = seen
-        try:
-            credential = credential_from(self._store.read())
-        except BrokenCredential as problem:
-            self._complain(problem)
-            return
-        self._complaint = ""
-        self.is_revoked = False
-        self._take(credential)
-        self._on_load(True)  # noqa: FBT003 - the callback's one argument
+        credential = self._values.look()
+        if credential is not None:
+            self.is_revoked = False
+            self._take(credential)
+            self._on_load(True)  # noqa: FBT003 - the callback's one argument
 
     def _take(self, credential: Basic | Jwt | None) -> None:
         if credential != self._credential:
@@ -301,12 +318,7 @@ class StoredSource:
             self._guards.renew()
 
     def _complain(self, problem: BrokenCredential) -> None:
-        """Log and count what is wrong; what may pass by itself is looked at again, but told only once."""
-        if isinstance(problem, UnreadableCredential):
-            self._seen = ("look again",)
-            if str(problem) == self._complaint:
-                return
-        self._complaint = str(problem)
+        """Log and count what is wrong."""
         if isinstance(problem, RevokedCredential):
             self.is_revoked = True
             self._take(None)

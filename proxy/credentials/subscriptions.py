@@ -11,27 +11,24 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Unpack
 
-from proxy.credentials.fetched import Wait, event_or_seconds
+from proxy.credentials.fetched import Wait, event_or_seconds, pause_seconds
 from proxy.credentials.kinds import Basic, Credential
-from proxy.credentials.sources import Coming, CoolingDown, NoCredential
+from proxy.credentials.sources import Coming, CoolingDown, NoCredential, SourceOptions
 from proxy.credentials.stored import (
     BrokenCredential,
     Fingerprint,
     RevokedCredential,
     Store,
     StoredSource,
-    UnreadableCredential,
+    Watched,
     credential_from,
 )
 from proxy.head import Head
 from proxy.upstream.platform import Denied, Platform, ServiceUser
 from proxy.upstream.posts import UpstreamUnavailable
 
-
-_PAUSE_SECONDS: Final = (1.0, 60.0)
-"""The first pause while upstream is away, and the longest."""
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +54,6 @@ class Subscriptions:
         wait: Wait = event_or_seconds,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._store = store
         self._platform = platform
         self._called = called
         self._interval = poll_seconds
@@ -66,13 +62,12 @@ class Subscriptions:
         self._on_load = on_load
         self._wait = wait
         self._chance = chance
-        self._seen: Fingerprint | None = ("never looked",)
+        self._values = Watched(store.fingerprint, lambda: bootstrap_from(store.read()), self._complain)
         self._bootstrap: Basic | None = None
         self._users: Mapping[str, ServiceUser] | None = None
         self._due_at = self._resting_until = clock()
         self._failures = 0
         self._problem = ""  # why there was no list the last time
-        self._complaint = ""  # what is wrong with the values
         self._is_busy = self._is_over = False
         self._wanted = asyncio.Event()
         self._arrival = asyncio.Event()
@@ -106,17 +101,8 @@ class Subscriptions:
 
     def look(self) -> None:
         """Look at the bootstrap values, and ask at once when they have changed."""
-        seen = self._store.fingerprint()
-        if seen == self._seen:
-            return
-        self._seen = seen
-        try:
-            bootstrap = bootstrap_from(self._store.read())
-        except BrokenCredential as problem:
-            self._complain(problem)
-            return
-        self._complaint = ""
-        if bootstrap != self._bootstrap:
+        bootstrap = self._values.look()
+        if bootstrap is not None and bootstrap != self._bootstrap:
             self._bootstrap = bootstrap
             self._problem = ""
             self._resting_until = self._due_at = self._clock()
@@ -125,7 +111,7 @@ class Subscriptions:
     @property
     def complaint(self) -> str:
         """What is wrong with the values or was with the last list, as the log tells it; empty while all is well."""
-        return self._complaint or self._problem
+        return self._values.complaint or self._problem
 
     def secrets(self) -> tuple[str, ...]:
         """What this holds of the bootstrap user, in each form that goes up."""
@@ -196,8 +182,7 @@ class Subscriptions:
         self._due_at = self._clock() + self._interval
 
     def _failed(self, level: int, problem: str, *, rest: float = 0.0) -> None:
-        first, longest = _PAUSE_SECONDS
-        pause = min(first * 2 ** min(self._failures, 10), longest) * (1 + self._chance()) / 2
+        pause = pause_seconds(self._failures, self._chance())
         self._failures += 1
         self._resting_until = self._clock() + rest
         self._due_at = self._clock() + (rest or min(pause, self._interval))
@@ -212,11 +197,6 @@ class Subscriptions:
         self._problem = problem
 
     def _complain(self, problem: BrokenCredential) -> None:
-        if isinstance(problem, UnreadableCredential):
-            self._seen = ("look again",)
-            if str(problem) == self._complaint:
-                return
-        self._complaint = str(problem)
         remedy = "There is none until they are mended" if self._bootstrap is None else "The last good ones stay"
         log.error("The values of the bootstrap user %s are broken: %s. %s", self._called, problem, remedy)
         self._on_load(False)  # noqa: FBT003 - see above
@@ -256,24 +236,8 @@ class _InTenant:
 class SubscriptionSource(StoredSource):
     """The service user of one tenant, for all clients; the rest is as `StoredSource` has it."""
 
-    def __init__(
-        self,
-        subscriptions: Subscriptions,
-        tenant: str,
-        *,
-        credential: str,
-        cooldown_seconds: float,
-        clock: Callable[[], float],
-        on_load: Callable[[bool], None],
-    ) -> None:
-        super().__init__(
-            _InTenant(subscriptions, tenant),
-            kind="subscriptions",
-            credential=credential,
-            cooldown_seconds=cooldown_seconds,
-            clock=clock,
-            on_load=on_load,
-        )
+    def __init__(self, subscriptions: Subscriptions, tenant: str, **options: Unpack[SourceOptions]) -> None:
+        super().__init__(_InTenant(subscriptions, tenant), kind="subscriptions", **options)
         self._subscriptions = subscriptions
 
     def obtain(self, head: Head, endpoint: str) -> Credential:

@@ -307,7 +307,7 @@ class Poll:
         Only a 200 is read by clients, so our own replies stand in front of no other status.
         """
         provision = cast("Provision", self._provision)
-        self._carriage.note_renewal(provision, self._negotiation.credential, self._request.client, answer)
+        self._carriage.note_renewal(provision, self._negotiation.credential, self.who, answer)
         is_good = answer.status == HTTPStatus.OK
         if is_good and not self._negotiation.pending and (guard := self._guard()) is not None:
             guard.accepted()

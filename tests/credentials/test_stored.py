@@ -43,7 +43,9 @@ class Store:
         self.loads: list[bool] = []
         self.clock = Clock()
         store = kept if isinstance(kept, SecretDirectory) else FixedValues(kept)
-        self.source = StoredSource(store, cooldown_seconds=cooldown, clock=self.clock, on_load=self.loads.append)
+        self.source = StoredSource(
+            store, credential="default", cooldown_seconds=cooldown, clock=self.clock, on_load=self.loads.append
+        )
 
     async def obtain(self, endpoint: str = REALTIME) -> Credential:
         return self.source.obtain(HEAD, endpoint)

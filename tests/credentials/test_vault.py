@@ -271,7 +271,11 @@ class Stored:
     def __init__(self, vault: SealedFile) -> None:
         self.loads: list[bool] = []
         self.source = StoredSource(
-            VaultEntry(vault, "default"), cooldown_seconds=60, clock=lambda: 0.0, on_load=self.loads.append
+            VaultEntry(vault, "default"),
+            credential="default",
+            cooldown_seconds=60,
+            clock=lambda: 0.0,
+            on_load=self.loads.append,
         )
 
     def password(self) -> str:
