@@ -36,9 +36,13 @@ def fingerprint(*files: Path) -> Fingerprint:
 
 def _identity(file: Path) -> tuple[int, ...] | None:
     try:
-        status = os.stat(file)  # noqa: PTH116 - a third of the time of Path's
+        return identity_of(os.stat(file))  # noqa: PTH116 - a third of the time of Path's
     except OSError:
         return None
+
+
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file, and a state of it, from others."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -22,6 +22,7 @@ from proxy.credentials.guard import Guard
 from proxy.credentials.guards import Guards
 from proxy.credentials.kinds import Basic, Credential, Jwt, is_token
 from proxy.credentials.sources import CoolingDown, NoCredential, SourceOptions
+from proxy.files import identity_of
 from proxy.head import Head
 
 
@@ -232,10 +233,9 @@ def _fingerprint(directory: int) -> Fingerprint:
 
 def _identity(name: str, directory: int) -> tuple[int, ...] | None:
     try:
-        status = os.stat(name, dir_fd=directory)
+        return identity_of(os.stat(name, dir_fd=directory))
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class StoredSource:

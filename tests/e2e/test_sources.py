@@ -38,6 +38,14 @@ async def test_every_source_opens_sessions_that_go_on_when_it_is_renewed(gateway
     assert len(set(simulator.logins.user_agents)) == 1
 
 
+async def test_doctor_finds_nothing_wrong_with_any_source_and_leaves_no_session_behind(gateway: Gateway) -> None:
+    await gateway.fill()
+    gateway.origin.simulator.subscriptions.subscribe(OTHER_TENANT)
+    await gateway.command("doctor")
+    logins = gateway.origin.simulator.logins
+    assert [logins.live(user_of(name)) for name in ("person", "operator")] == [0, 0]
+
+
 async def test_a_tenant_comes_and_goes_while_another_does_not_notice(gateway: Gateway) -> None:
     simulator = gateway.origin.simulator
     await gateway.fill()
