@@ -18,6 +18,7 @@ class CookieSource:
     name: Final = "cookie"
     is_clients_own: Final = True
     is_revoked: Final = False
+    complaint: Final = ""
 
     def retire(self) -> None:
         """The credential is the client's, and stays as good as it was."""

@@ -62,6 +62,11 @@ class CredentialSource(Protocol):
         """Whether what this gave out must be used no longer, also on connections that are open; as of the last look."""
         ...
 
+    @property
+    def complaint(self) -> str:
+        """What is wrong, as the log tells it; empty while all is well."""
+        ...
+
     def is_usable(self) -> bool:
         """Whether this source could serve a client that brings what it must. Looks where the credential is kept."""
         ...

@@ -109,8 +109,7 @@ class _Login:
         try:
             credential = await self.obtained()
         except (NoCredential, TimeoutError) as problem:
-            complaint: str = getattr(self.source, "complaint", "")
-            return self.failed(complaint or str(problem) or "It did not come in time"), None
+            return self.failed(self.source.complaint or str(problem) or "It did not come in time"), None
         return self.finding(Verdict.OK, sentence), credential
 
     async def obtained(self) -> Credential:
@@ -130,7 +129,7 @@ async def _recognised(login: _Login, platform: Platform) -> tuple[Finding, Crede
     try:
         credential = await login.obtained()
     except (NoCredential, TimeoutError) as problem:
-        return login.failed(getattr(login.source, "complaint", "") or str(problem)), None
+        return login.failed(login.source.complaint or str(problem)), None
     try:
         await platform.recognise(_proof(credential))
     except Denied as denied:
