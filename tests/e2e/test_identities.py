@@ -147,8 +147,14 @@ async def test_a_stale_password_is_offered_once_for_a_whole_crowd_and_its_correc
         await asyncio.gather(one.all("subscribe", successful=True), other.all("subscribe", successful=True))
         await cometd.publish(CHANNEL, 0, 1)
         await asyncio.gather(one.all("message", successful=None), other.all("message", successful=None))
-        seen = await cometd.seen()
-        assert (seen.accepted, seen.denied) == (20, denied)
+        seen, ended = await cometd.seen(), await stage.handshakes()
+        accepted = {transport: ended[transport, "stored", "accepted", "ok"] for transport in TRANSPORTS}
+        assert (seen.accepted, seen.denied) == (sum(accepted.values()), denied)
+        # The ten on long-polling are one program with one cookie jar: of two that handshake at the same time, one loses
+        # its BAYEUX_BROWSER to the other, is not known by it any more, and handshakes again.
+        again = accepted["long-polling"] - 10
+        assert accepted["websocket"] == 10
+        assert 0 <= again <= stage.tap.count(b"402::session_unknown")
 
 
 def _issued(directory: Path) -> tuple[dict[str, object], str]:
