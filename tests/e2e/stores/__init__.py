@@ -1,0 +1,1 @@
+"""Where sessions are kept, each real; no proxy is started for these."""
