@@ -26,7 +26,7 @@ from msgspec import Raw
 from proxy.bayeux import channels
 from proxy.bayeux.messages import Batch, Message, channel, decode, encode, members, raw, read, string, strings
 from proxy.bayeux.ownership import Ownership
-from proxy.bayeux.replies import UNKNOWN_CLIENT, MessageReason, MessageRefusal, Refusal, RefusalReason
+from proxy.bayeux.replies import UNKNOWN_CLIENT, MessageReason, MessageRefusal, Refusal, RefusalReason, dismissal
 
 
 AUTHN: Final = "com.cumulocity.authn"
@@ -140,6 +140,7 @@ class Negotiation(Generic[C]):
     __slots__ = (
         "_batch_messages",
         "_client_authn",
+        "_connect",
         "_forbidden",
         "_own",
         "_ownership",
@@ -171,6 +172,7 @@ class Negotiation(Generic[C]):
         self._client_authn = client_authn
         self._units = system_of_units
         self._retry_ms = retry_ms
+        self._connect: bytes | None = None  # the id of the last connect
         self._pending: list[_Pending] = []  # a handful at most, and none nearly always
 
     @property
@@ -207,6 +209,8 @@ class Negotiation(Generic[C]):
                 continue
             elif "ext" in message:
                 _strip_authn(message)
+            if name == channels.CONNECT:
+                self._connect = bytes(message.get("id") or b"null")
             going_up.append(message)
         payload_up = encode(going_up) if going_up or not batch else None
         return Up(payload_up, going_up, replies, outcomes, refused, offers)
@@ -241,6 +245,15 @@ class Negotiation(Generic[C]):
     def refuse_pending(self, reason: RefusalReason) -> list[Outcome]:
         """Settle as refused what could not be sent up after all."""
         return [Outcome("refused", reason, 0.0) for _ in self._drain_pending()]
+
+    def farewell(self, refusal: Refusal) -> Message | None:
+        """The reply to the connect that upstream holds, for a client that is to stay away; None where there was none.
+
+        It has no more of the connect than its id, which is all that there is to be remembered while it is held.
+        """
+        if self._connect is None:
+            return None
+        return dismissal({"channel": raw(channels.CONNECT), "id": Raw(self._connect)}, refusal)
 
     def as_sent(self, batch: Batch) -> Batch:
         """Messages that went up, with their clientIds as the client knows them: what replies of ours are made from."""
@@ -322,7 +335,8 @@ class Negotiation(Generic[C]):
             if authn is None:
                 return Refusal(
                     "no_credential",
-                    "No XSRF token: send it as X-XSRF-TOKEN or in com.cumulocity.authn",
+                    "No XSRF token, or not that of the session: send it as X-XSRF-TOKEN or in com.cumulocity.authn. "
+                    "Reload the page if it has changed",
                     self._retry_ms,
                 )
         if authn:
@@ -335,14 +349,15 @@ class Negotiation(Generic[C]):
 
 
 def refuse(payload: bytes, refusal: Refusal, *, batch_messages: int | None = None) -> Up:
-    """Refuse a whole payload: every message gets its failed reply, every handshake its outcome.
+    """Refuse a whole payload: every message gets its failed reply, and connects the advice, too; every handshake gets
+    its outcome.
 
     Raises MalformedBatch.
     """
     batch = decode(payload, most=batch_messages)
     handshakes = sum(channel(message) == channels.HANDSHAKE for message in batch)
     outcomes = [Outcome("refused", refusal.reason, 0.0)] * handshakes
-    return Up(None, [], [refusal.reply(message) for message in batch], outcomes)
+    return Up(None, [], [dismissal(message, refusal) for message in batch], outcomes)
 
 
 def brings_token(payload: bytes) -> bool:

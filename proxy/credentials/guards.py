@@ -32,6 +32,14 @@ class Guards:
 
     def renew(self) -> None:
         """Begin anew, since the value has changed: what waits has the old one in hand, and is called off."""
-        guards, self._guards = self._guards, {}
-        for guard in guards.values():
+        for guard in self._replaced():
             guard.call_off()
+
+    def follow(self) -> None:
+        """Begin anew, since upstream renewed the value, and so has accepted it: what waits goes up with the old one."""
+        for guard in self._replaced():
+            guard.accepted()
+
+    def _replaced(self) -> list[Guard]:
+        guards, self._guards = self._guards, {}
+        return list(guards.values())

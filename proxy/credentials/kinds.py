@@ -4,10 +4,14 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hmac import compare_digest
 from typing import ClassVar, Final, Protocol, Self
 
 
 AUTHORIZATION_COOKIE: Final = "authorization"
+HOST_AUTHORIZATION_COOKIE: Final = "__Host-authorization"
+"""What the same is called between browsers and this proxy: no other host, and no page without TLS, can set that."""
+
 XSRF_COOKIE: Final = "XSRF-TOKEN"
 
 _token: Final = re.compile(r"[!-~]+")
@@ -100,6 +104,8 @@ class OAuthCookie(_Secrets):
 
     It is *open* while `xsrf_token` is missing: browsers send that only inside the handshake, after we have dialled.
     `spare_xsrf_token` is what the client's `XSRF-TOKEN` cookie says, used when nothing better comes.
+    `claimed_xsrf_token` is what the session's token says of itself: what comes is compared with it. It never stands in
+    for what did not come, for that is the step which an attacker cannot take.
     """
 
     completed_by: ClassVar[frozenset[str]] = frozenset({"xsrfToken"})
@@ -108,12 +114,25 @@ class OAuthCookie(_Secrets):
     token: str = field(repr=False)
     xsrf_token: str | None = field(default=None, repr=False)
     spare_xsrf_token: str | None = field(default=None, repr=False)
+    claimed_xsrf_token: str | None = field(default=None, repr=False)
+
+    def goes_with(self, xsrf_token: str) -> bool:
+        """Whether an XSRF token may belong to this session, as far as the session tells."""
+        if not is_token(xsrf_token):
+            return False
+        return self.claimed_xsrf_token is None or compare_digest(xsrf_token, self.claimed_xsrf_token)
 
     def completed(self, offered: Mapping[str, str]) -> Self:
+        """The credential with the XSRF token of a handshake, if it lacks one.
+
+        One that is known to be wrong leaves it open, and the spare does not make up for that.
+        """
         xsrf_token = offered.get("xsrfToken", "")
-        if self.xsrf_token or not is_token(xsrf_token):
+        if self.xsrf_token or not xsrf_token:
             return self
-        return replace(self, xsrf_token=xsrf_token)
+        if self.goes_with(xsrf_token):
+            return replace(self, xsrf_token=xsrf_token)
+        return self if self.claimed_xsrf_token is None else replace(self, spare_xsrf_token=None)
 
     def authn(self) -> dict[str, str] | None:
         xsrf_token = self.xsrf_token or self.spare_xsrf_token
@@ -132,11 +151,13 @@ class PlatformSessionCookie(_Complete):
     """A platform session of this proxy's own: its `authorization` cookie and the XSRF token that belongs to it.
 
     Unlike with `OAuthCookie`, nothing of it is the client's: what a client offers neither completes nor replaces it.
+    `owner` tells whose it is, where it is not the proxy's alone: the key of the session of who signed in.
     """
 
     token: str = field(repr=False)
     xsrf_token: str = field(repr=False)
     tenant: str | None = None
+    owner: str = field(default="", repr=False)
 
     def authn(self) -> dict[str, str]:
         return {"xsrfToken": self.xsrf_token}

@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.twofactor.totp import TOTP
 
 from proxy.credentials.fetched import FetchDenied, Fetched, FetchedSource, FetchingOptions, FetchUnanswered, NotYet
 from proxy.credentials.kinds import Credential, PlatformSessionCookie, is_token
+from proxy.credentials.lifetimes import UNKNOWN_LIFE, interval_of, life_of
 from proxy.credentials.stored import BrokenCredential, Store, check_text
 from proxy.upstream.platform import Denied, Platform, PlatformSession, claims_of
 from proxy.upstream.posts import UpstreamUnavailable
@@ -41,9 +42,6 @@ from proxy.upstream.posts import UpstreamUnavailable
 
 _PERIOD_SECONDS: Final = 30
 _DIGITS: Final = 6
-
-_UNKNOWN_LIFE: Final = 3600.0
-"""How long a token is taken to live that does not say it. It is given out for as long as upstream takes it."""
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +153,7 @@ class _Session:
     @property
     def interval(self) -> float:
         """How often the platform is asked to renew it, once half of its life is over."""
-        return min(3600.0, max(self.life / 24, 30.0), self.life / 8)
+        return interval_of(self.life)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +182,6 @@ class _Kept:
             "mark": self.mark,
             "since": str(self.since),
         }
-
-
-def _life_of(token: str) -> float:
-    claims = claims_of(token)
-    if claims.expires_at is None or claims.issued_at is None or claims.expires_at <= claims.issued_at:
-        return math.inf
-    return claims.expires_at - claims.issued_at
 
 
 # The source -----------------------------------------------------------------------------------------------------------
@@ -359,7 +350,7 @@ class LoginSource(FetchedSource):
         """Go on with another session, or another token of this one, of that age in seconds by this machine's clock."""
         if self._session is not None:
             self._renewed_from = self._session.pair
-        life = _life_of(pair.token)
+        life = life_of(pair.token)
         if not 0 <= age < life:  # the clock was wrong, then or now: it was good a moment ago
             age, life = 0.0, math.inf
         self._session = _Session(pair, login, self._clock() - age, life)
@@ -370,7 +361,7 @@ class LoginSource(FetchedSource):
         session = self._session
         assert session is not None  # noqa: S101 - whoever asks has made one
         left = session.seconds_left(self._clock())
-        life = session.life if math.isfinite(session.life) else _UNKNOWN_LIFE
+        life = session.life if math.isfinite(session.life) else UNKNOWN_LIFE
         spread = 1 + self._chance() / 10  # so that processes that were started together do not ask together
         until_half = left - life / 2 if math.isfinite(left) else life / 2
         again = until_half if until_half > 0 else session.interval

@@ -13,6 +13,10 @@ class NoCredential(Exception):
     """There is no usable credential for this client now. The text tells the client what is missing."""
 
 
+class SignedOut(NoCredential):
+    """The client has no session, and will not get one by coming again: somebody has to sign in."""
+
+
 class CoolingDown(NoCredential):
     """Upstream rejected the value, or what it is fetched with; that is not offered again for `seconds`, or until it
     changes.
@@ -25,7 +29,11 @@ class CoolingDown(NoCredential):
         self.seconds = seconds
 
 
-class Coming(NoCredential):
+class NotNow(NoCredential):
+    """Whether there is one cannot be told now, and may be in a moment."""
+
+
+class Coming(NotNow):
     """The credential is on its way. `arrival` is set when it is here, or known not to come: then ask again, once."""
 
     def __init__(self, arrival: asyncio.Event) -> None:

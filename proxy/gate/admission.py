@@ -7,6 +7,7 @@ on every request, on loopback too.
 
 from collections.abc import Collection, Iterable
 from ipaddress import ip_address
+from typing import Final
 
 from proxy.head import Head
 
@@ -88,6 +89,18 @@ class Gate:
         """Judge the Host alone, as is enough for a page that anybody may read. Raises as `admit` does."""
         self._hosts.admit(head)
 
+    def admit_reading(self, head: Head) -> None:
+        """Judge a request that changes nothing, and whose answer is for its own user. Raises as `admit` does.
+
+        With a plain GET of a page to its own origin, browsers send no Origin. Newer ones say by `Sec-Fetch-Site`
+        whose page asks; what pages of others ask for without CORS, older ones do not let them read.
+        """
+        self.admit_host(head)
+        if head.value("origin") is not None:
+            self._admit_origin(head)
+        elif head.value("sec-fetch-site") not in _NOBODY_ELSE and not _is_navigation(head):
+            raise NotAdmitted("origin", "Pages of another site may not read this: add their Origin to gate.origins")
+
     def cross_origin_headers(self, head: Head) -> dict[str, str]:
         """The CORS answer for a request: only for listed origins, empty for all others."""
         origin = head.value("origin")
@@ -99,14 +112,14 @@ class Gate:
             "Vary": "Origin",
         }
 
-    def preflight_headers(self, head: Head) -> dict[str, str]:
-        """What the answer to a preflight has beside that: what a Cumulocity client sends with its POST.
+    def preflight_headers(self, head: Head, methods: str = "POST") -> dict[str, str]:
+        """What the answer to a preflight has beside that: what a Cumulocity client sends, by one of `methods`.
 
         Raises NotAdmitted.
         """
         self.admit(head)
         return {
-            "Access-Control-Allow-Methods": "POST",
+            "Access-Control-Allow-Methods": methods,
             "Access-Control-Allow-Headers": "accept, authorization, content-type, tfatoken, usexbasic, "
             "x-cumulocity-application-key, x-xsrf-token",
             "Access-Control-Max-Age": "600",
@@ -122,6 +135,15 @@ class Gate:
             raise NotAdmitted("origin", "A browser sent no Origin: only pages of gate.origins may come in")
         if any(name not in self._harmless for name, _ in head.cookies()):
             raise NotAdmitted("origin", "Cookies came without an Origin: send an Origin that is in gate.origins")
+
+
+_NOBODY_ELSE: Final = frozenset({None, "none", "same-origin"})
+"""What `Sec-Fetch-Site` says where no page of another origin has a hand in a request; None: nothing."""
+
+
+def _is_navigation(head: Head) -> bool:
+    """Whether a person goes there, with a window of its own for the answer."""
+    return head.value("sec-fetch-mode") == "navigate" and head.value("sec-fetch-dest") == "document"
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@
 
 from base64 import b64decode
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -17,7 +17,7 @@ from math import inf
 from typing import Final, Literal
 
 from proxy.gate.clients import Client
-from proxy.gate.crossing import AUTHORIZATION_COOKIE
+from proxy.gate.crossing import AUTHORIZATION_COOKIE, HOST_AUTHORIZATION_COOKIE
 from proxy.gate.keys import is_key, name_in
 from proxy.gate.policy import Policy
 from proxy.gate.tokens import KeysMissing, Tokens, WrongToken
@@ -78,8 +78,9 @@ class Identities:
     """Identifies clients by `methods`.
 
     `policies` and `credentials` are those of clients without an entry, which there are with `none` and `own` only;
-    `tokens` are there where `jwt` is. `clock` gives Unix time. What others learnt `before` of renewed sessions is known
-    here, too.
+    `tokens` are there where `jwt` is. `clock` gives Unix time. `owner_cookies` are the names of those by which `own`
+    knows the owner of a session; the first that was sent counts. What others learnt `before` of renewed sessions is
+    known here, too.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Identities:
         credentials: tuple[str, ...] = (),
         tokens: Tokens | None = None,
         clock: Callable[[], float],
+        owner_cookies: Sequence[str] = (HOST_AUTHORIZATION_COOKIE, AUTHORIZATION_COOKIE),
         before: "Identities | None" = None,
     ) -> None:
         entries = tuple(entries)
@@ -99,6 +101,7 @@ class Identities:
         self._credentials = credentials
         self.tokens = tokens
         self._clock = clock
+        self.owner_cookies = tuple(owner_cookies)
         # Subjects by the digest of the cookie that came later. One for all who take each other's place: connections
         # that were opened before tell of renewals still.
         self.renewals: OrderedDict[str, str] = OrderedDict() if before is None else before.renewals
@@ -133,14 +136,16 @@ class Identities:
         client, which has to handshake again.
         """
         if "own" in self._methods and client.is_known:
-            self.renewals[_digest(token)] = client.subject
+            self.renewals[subject_of(token)] = client.subject
             if len(self.renewals) > _MOST_RENEWED:
                 self.renewals.popitem(last=False)
 
     def still_knows(self, client: Client, before: "Identities") -> bool:
         """Whether a client that others identified `before` would be identified by the same proof now."""
         if not client.name:
-            return ("own" if client.subject else "none") in self._methods
+            if client.subject:
+                return "own" in self._methods and self.owner_cookies == before.owner_cookies
+            return "none" in self._methods
         if not (client.name in self.entries and client.name in before.entries):
             return False
         return all(proof in self._methods and self._still_proves(proof, client, before) for proof in client.proofs)
@@ -166,15 +171,18 @@ class Identities:
         return self.entries[name].digest == before.entries[name].digest
 
     def _owner(self, head: Head) -> Client:
-        """The owner of a platform session. Without one it is nobody: the credential source refuses that in its way."""
+        """The owner of a session. Without one, or with two of a name, it is nobody: the credential source refuses that
+        in its way.
+        """
         try:
-            token = head.cookie(AUTHORIZATION_COOKIE)
+            sent = [head.cookie(name) for name in self.owner_cookies]
         except AmbiguousHeader:
-            token = None
-        if not token:
             return self._nobody
-        digest = _digest(token)
-        return Client("", self.renewals.get(digest, digest), self._credentials, self._policies)
+        cookie = next((value for value in sent if value is not None), None)
+        if not cookie:
+            return self._nobody
+        subject = subject_of(cookie)
+        return Client("", self.renewals.get(subject, subject), self._credentials, self._policies)
 
     def _proofs(self, head: Head) -> Iterator[Client]:
         """The clients that the proofs in a request lead to, one each."""
@@ -271,5 +279,6 @@ def _permits_what(now: Policy, then: Policy) -> bool:
     return now.permits_what(then)
 
 
-def _digest(token: str) -> str:
-    return sha256(token.encode("utf-8", "surrogateescape")).hexdigest()[:_SUBJECT_DIGITS]
+def subject_of(cookie: str) -> str:
+    """What the owner of a session is known by: 32 hexadecimal digits, which tell nothing of the cookie itself."""
+    return sha256(cookie.encode("utf-8", "surrogateescape")).hexdigest()[:_SUBJECT_DIGITS]

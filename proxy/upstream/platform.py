@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 from aiohttp.http import HttpProcessingError
+from yarl import URL
 
 from proxy import USER_AGENT
 from proxy.tls import Trust
@@ -34,6 +36,7 @@ _HEADER_LIMIT: Final = 64 * 1024
 _WORDS_LIMIT: Final = 4096
 """How much of a denial is read."""
 
+_OAUTH: Final = "/tenant/oauth"
 _DEVICES: Final = "/devicecontrol/deviceAccessToken"
 _AUTHORIZATION: Final = "authorization"
 _XSRF: Final = "XSRF-TOKEN"
@@ -42,6 +45,9 @@ _token: Final = re.compile(r"[!#-+\--:<-~]+")
 """What can stand in a header and in a cookie: visible ASCII but for the quote, the comma and the semicolon."""
 
 _certificate: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
+
+_STATUSES: Final = range(200, 600)
+"""Of answers that somebody else can be given."""
 
 _PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 """Denials of the moment, which say nothing about what was asked."""
@@ -99,6 +105,34 @@ class SessionRules:
     most: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SingleSignOn:
+    """A way to log in by an identity provider: what the button says, and the path of the platform that
+    it begins at.
+    """
+
+    label: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """An answer of the platform to somebody else's request. Names of `headers` are in lower case."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    content: bytes = field(repr=False)
+
+    @property
+    def session(self) -> PlatformSession | None:
+        """The session that it begins, if it does."""
+        if self.status >= HTTPStatus.BAD_REQUEST:
+            return None
+        values = [value for name, value in self.headers if name == "set-cookie"]
+        session = _session_in(_Answer(self.status, _cookies(values), b""), PlatformSession("", ""))
+        return session if session.token and session.xsrf_token else None
+
+
 class Denied(Exception):
     """The platform said no. The text says what is wrong and what helps; it quotes nothing.
 
@@ -121,6 +155,8 @@ class Claims:
     expires_at: float | None = None
     issued_at: float | None = None
     xsrf_token: str | None = field(default=None, repr=False)
+    user: str | None = None
+    tenant: str | None = None
 
 
 def claims_of(token: str) -> Claims:
@@ -136,6 +172,8 @@ def claims_of(token: str) -> Claims:
         expires_at=_claim(said, "exp", float),
         issued_at=_claim(said, "iat", float),
         xsrf_token=xsrf_token if _is_token(xsrf_token) else None,
+        user=_claim(said, "sub", str),
+        tenant=_claim(said, "ten", str),
     )
 
 
@@ -167,7 +205,7 @@ class Platform:
         proxy_url: str | None = None,
         seconds: float = 5.0,
     ) -> None:
-        self._url = url
+        self.url: Final = url
         self._tls = tls
         self._ca_file = ca_file
         self._proxy_url = proxy_url
@@ -182,7 +220,7 @@ class Platform:
         if code is not None:
             form["tfa_code"] = code
         answer = await self._ask(
-            "POST", f"{self._url}/tenant/oauth", query={"tenant_id": tenant} if tenant else {}, form=form
+            "POST", f"{self.url}{_OAUTH}", query={"tenant_id": tenant} if tenant else {}, form=form
         )
         if answer.status >= HTTPStatus.BAD_REQUEST:
             raise _denied(answer)
@@ -196,7 +234,7 @@ class Platform:
 
         Raises Denied, of kind `ended` where it is good no longer, and UpstreamUnavailable.
         """
-        answer = await self._ask("GET", f"{self._url}/user/currentUser", _proof_of(session))
+        answer = await self._ask("GET", f"{self.url}/user/currentUser", _proof_of(session))
         if answer.status >= HTTPStatus.BAD_REQUEST:
             raise _denied_session(answer)
         _read(answer, dict[str, msgspec.Raw])
@@ -207,26 +245,42 @@ class Platform:
 
         Raises Denied, of kind `forbidden` where it knows, and gives no account of them; and UpstreamUnavailable.
         """
-        answer = await self._ask("GET", f"{self._url}/user/currentUser", proof)
+        answer = await self._ask("GET", f"{self.url}/user/currentUser", proof)
         if answer.status >= HTTPStatus.BAD_REQUEST:
             raise _denied(answer)
         _read(answer, dict[str, msgspec.Raw])
 
     async def session_rules(self) -> SessionRules:
         """How the tenant wants sessions, which it tells everybody. Raises Denied and UpstreamUnavailable."""
-        answer = await self._ask("GET", f"{self._url}/tenant/loginOptions")
-        if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise _denied(answer)
-        for option in _read(answer, _LoginOptions).login_options:
+        for option in await self._login_options():
             if option.type == "OAUTH2_INTERNAL" and (told := option.session_configuration) is not None:
                 renewal = told.renewal_timeout_millis
                 most = told.maximum_number_of_parallel_sessions
                 return SessionRules(None if renewal is None else renewal / 1000, most)
         return SessionRules()
 
+    async def _login_options(self) -> "list[_LoginOption]":
+        answer = await self._ask("GET", f"{self.url}/tenant/loginOptions")
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            raise _denied(answer)
+        return _read(answer, _LoginOptions).login_options
+
+    async def single_sign_ons(self) -> list[SingleSignOn]:
+        """How else than with a password people log in to the tenant, which it tells everybody.
+
+        Raises Denied and UpstreamUnavailable.
+        """
+        options = await self._login_options()
+        return [
+            SingleSignOn(option.button_name or "Single sign-on", path)
+            for option in options
+            if option.type == "OAUTH2" and option.visible_on_login_page is not False
+            if (path := _sign_on_path(option.init_request or "")) is not None
+        ]
+
     async def log_out(self, session: PlatformSession) -> None:
         """End a session, also one that has ended already. Raises Denied and UpstreamUnavailable."""
-        answer = await self._ask("POST", f"{self._url}/user/logout", _proof_of(session))
+        answer = await self._ask("POST", f"{self.url}/user/logout", _proof_of(session))
         if answer.status >= HTTPStatus.BAD_REQUEST and answer.status != HTTPStatus.UNAUTHORIZED:
             raise _denied_session(answer)
 
@@ -244,6 +298,21 @@ class Platform:
             raise _unexpected()
         return token
 
+    def within(self, location: str) -> str:
+        """Where within the platform a `Location` leads: its path, as it would be on our origin; else what it says."""
+        return location.removeprefix(self.url) or "/" if location.startswith(f"{self.url}/") else location
+
+    async def relay(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Relayed:
+        """Ask in the name of somebody else. `target` is a path with its query, which go up as they are.
+
+        Raises UpstreamUnavailable.
+        """
+        url = URL(f"{self.url}{target}", encoded=True)
+        answer = await self._exchange(method, url, headers, data=body or None)
+        if answer.status not in _STATUSES:
+            raise UpstreamUnavailable(f"Upstream answered with HTTP {answer.status}")
+        return answer
+
     async def service_users(self, *, tenant: str, user: str, password: str) -> dict[str, ServiceUser]:
         """Who the microservice is in each tenant that subscribed to it; asked for with its bootstrap user.
 
@@ -252,7 +321,7 @@ class Platform:
         basic = b64encode(f"{tenant}/{user}:{password}".encode()).decode()
         answer = await self._ask(
             "GET",
-            f"{self._url}/application/currentApplication/subscriptions",
+            f"{self.url}/application/currentApplication/subscriptions",
             {"Authorization": f"Basic {basic}"},
         )
         if answer.status >= HTTPStatus.BAD_REQUEST:
@@ -285,13 +354,28 @@ class Platform:
         tls: ssl.SSLContext | None = None,
     ) -> "_Answer":
         """What the platform says, which is yes (2xx) or no (4xx). Raises UpstreamUnavailable."""
-        is_encrypted = url.startswith("https:")
+        asked = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
+        told = await self._exchange(method, URL(url).with_query(query), asked | dict(headers or {}), data=form, tls=tls)
+        _check_status(told.status)
+        cookies = _cookies(value for name, value in told.headers if name == "set-cookie")
+        return _Answer(told.status, cookies, told.content)
+
+    async def _exchange(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        *,
+        data: Mapping[str, str] | bytes | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> Relayed:
+        """One request and its answer, whatever that is. Raises UpstreamUnavailable."""
+        is_encrypted = url.scheme == "https"
         trusted = tls or (self._tls() if is_encrypted else None)
         if is_encrypted and trusted is None:
             raise UpstreamUnavailable(
                 "There is no certificate authority to trust: see upstream.ca_file", was_asked=False
             )
-        asked = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
         try:
             async with (
                 aiohttp.ClientSession(
@@ -305,25 +389,21 @@ class Platform:
                 session.request(
                     method,
                     url,
-                    params=query,
-                    data=form,
-                    headers=asked | dict(headers or {}),
+                    data=data,
+                    headers=headers,
                     allow_redirects=False,
                     ssl=trusted or True,
                     proxy=self._proxy_url,
                 ) as response,
             ):
-                answer = _Answer(
-                    response.status, _cookies(response.headers.getall("Set-Cookie", ())), await _content(response)
-                )
+                answered = tuple((name.lower(), value) for name, value in response.headers.items())
+                return Relayed(response.status, answered, await _content(response))
         except TimeoutError:
             raise UpstreamUnavailable("Upstream did not answer in time", timed_out=True) from None
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             if tls is not None and any(map(_is_about_our_certificate, _behind(error))):
                 raise _denied_certificate() from None
             raise _unavailable(error) from None
-        _check_status(answer.status)
-        return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +425,9 @@ class _SessionConfiguration(msgspec.Struct, rename="camel"):
 class _LoginOption(msgspec.Struct, rename="camel"):
     type: str = ""
     session_configuration: _SessionConfiguration | None = None
+    button_name: str | None = None
+    init_request: str | None = None
+    visible_on_login_page: bool | None = None
 
 
 class _LoginOptions(msgspec.Struct, rename="camel"):
@@ -359,6 +442,15 @@ class _Subscription(msgspec.Struct):
 
 class _Subscriptions(msgspec.Struct):
     users: list[_Subscription]
+
+
+def _sign_on_path(address: str) -> str | None:
+    """The path, with its query, that a sign-on begins at; None where that is none of the platform's own."""
+    try:
+        url = urlsplit(address)
+    except ValueError:
+        return None
+    return f"{_OAUTH}?{url.query}" if url.path == _OAUTH else None
 
 
 async def _content(response: aiohttp.ClientResponse) -> bytes:

@@ -72,6 +72,9 @@ def b64(text: str) -> str:
         ),
         pytest.param(OAuthCookie("c"), None, {}, {"authorization": "c"}, id="open cookie"),
         pytest.param(
+            OAuthCookie("c", claimed_xsrf_token="x"), None, {}, {"authorization": "c"}, id="the claim closes no cookie"
+        ),
+        pytest.param(
             OAuthCookie("c", spare_xsrf_token="s"),
             {"xsrfToken": "s"},
             {"X-XSRF-TOKEN": "s"},
@@ -121,6 +124,42 @@ def test_credential_projects_itself(
             OAuthCookie("c", xsrf_token="x", spare_xsrf_token="s"),
             id="spare: a half is better",
         ),
+        pytest.param(
+            OAuthCookie("c", claimed_xsrf_token="x"),
+            {"xsrfToken": "x"},
+            OAuthCookie("c", xsrf_token="x", claimed_xsrf_token="x"),
+            id="claimed: the right half",
+        ),
+        pytest.param(
+            OAuthCookie("c", claimed_xsrf_token="x"),
+            {},
+            OAuthCookie("c", claimed_xsrf_token="x"),
+            id="claimed: nothing offered",
+        ),
+        pytest.param(
+            OAuthCookie("c", spare_xsrf_token="x", claimed_xsrf_token="x"),
+            {"xsrfToken": "y"},
+            OAuthCookie("c", claimed_xsrf_token="x"),
+            id="claimed: the spare does not make up for a wrong half",
+        ),
+        pytest.param(
+            OAuthCookie("c", spare_xsrf_token="x", claimed_xsrf_token="x"),
+            {"xsrfToken": "ä"},
+            OAuthCookie("c", claimed_xsrf_token="x"),
+            id="claimed: nor for one that is no token",
+        ),
+        pytest.param(
+            OAuthCookie("c", spare_xsrf_token="x", claimed_xsrf_token="x"),
+            {"xsrfToken": ""},
+            OAuthCookie("c", spare_xsrf_token="x", claimed_xsrf_token="x"),
+            id="claimed: an empty half is none",
+        ),
+        pytest.param(
+            OAuthCookie("c", xsrf_token="x", claimed_xsrf_token="x"),
+            {"xsrfToken": "y"},
+            OAuthCookie("c", xsrf_token="x", claimed_xsrf_token="x"),
+            id="claimed and closed: stays",
+        ),
         pytest.param(Basic("u", "p"), {"token": "t", "tfa": "f"}, Basic("u", "p"), id="basic lacks nothing"),
         pytest.param(Jwt("t"), {"token": "u", "xsrfToken": "x"}, Jwt("t"), id="jwt lacks nothing"),
         pytest.param(
@@ -150,7 +189,9 @@ def test_only_a_cookie_of_the_clients_is_completed_by_the_client() -> None:
         ),
         pytest.param(Jwt("canary-1"), "Jwt()", id="jwt"),
         pytest.param(
-            OAuthCookie("canary-1", xsrf_token="canary-2", spare_xsrf_token="canary-3"), "OAuthCookie()", id="cookie"
+            OAuthCookie("canary-1", xsrf_token="canary-2", spare_xsrf_token="canary-3", claimed_xsrf_token="canary-4"),
+            "OAuthCookie()",
+            id="cookie",
         ),
         pytest.param(
             PlatformSessionCookie("canary-1", "canary-2", tenant="t1"),

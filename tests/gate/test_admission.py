@@ -157,6 +157,98 @@ def test_page_that_anybody_may_read_is_judged_by_host_alone() -> None:
         gate().admit_host(head(host="evil.example"))
 
 
+def fetched(
+    site: str | None = None, mode: str | None = None, dest: str | None = None, *more: tuple[str, str]
+) -> Headers:
+    """What a browser says of a request, with its session."""
+    said = {"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}
+    return [*((name, value) for name, value in said.items() if value is not None), ("cookie", "session=s"), *more]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param(fetched(), id="nothing said: an older browser, or none"),
+        pytest.param([], id="nothing said, and no session"),
+        pytest.param(fetched("same-origin", "cors", "empty"), id="a script of the same origin"),
+        pytest.param(fetched("same-origin", "navigate", "iframe"), id="a frame of the same origin"),
+        pytest.param(fetched("none", "navigate", "document"), id="typed in"),
+        pytest.param(fetched("cross-site", "navigate", "document"), id="a link from another site"),
+        pytest.param(fetched("same-site", "navigate", "document"), id="a link from a sibling"),
+        pytest.param(fetched("cross-site", "cors", "empty", ("origin", APP)), id="a script of a listed origin"),
+        pytest.param(fetched(None, None, None, ("origin", APP)), id="the same of an older browser"),
+        pytest.param(
+            fetched("cross-site", "no-cors", "image", ("origin", APP)), id="whatever a listed origin asks for"
+        ),
+    ],
+)
+def test_reading_is_for_the_own_origin_for_listed_ones_and_for_people_who_go_there(headers: Headers) -> None:
+    gate().admit_reading(head(*headers))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param(fetched("cross-site", "cors", "empty"), id="a script without an Origin"),
+        pytest.param(fetched("cross-site", "no-cors", "image"), id="an image of another site"),
+        pytest.param(fetched("cross-site", "no-cors", "script"), id="a script tag of another site"),
+        pytest.param(fetched("same-site", "no-cors", "script"), id="a script tag of a sibling"),
+        pytest.param(fetched("same-site"), id="a sibling, and no more said"),
+        pytest.param(fetched("cross-site"), id="another site, and no more said"),
+        pytest.param(fetched("cross-site", "navigate"), id="a navigation to nobody knows where"),
+        pytest.param(fetched("cross-site", None, "document"), id="a document that nobody goes to"),
+        pytest.param(fetched("cross-site", "no-cors", "document"), id="a document that is no navigation"),
+        *(
+            pytest.param(fetched(site, "navigate", dest), id=f"{dest} of {site}")
+            for site in ("cross-site", "same-site")
+            for dest in ("iframe", "frame", "fencedframe", "object", "embed", "empty", "")
+        ),
+        pytest.param(fetched("cross-site", "Navigate", "Document"), id="in other case"),
+        pytest.param(fetched("cross-site", "nested-navigate", "document"), id="another navigation"),
+        pytest.param(fetched("Same-Origin", "cors", "empty"), id="the same origin in other case"),
+        pytest.param(fetched("", "cors", "empty"), id="an empty site"),
+        pytest.param(fetched("same-origin, cross-site"), id="two sites in one"),
+        pytest.param(fetched("sideways"), id="a site yet to come"),
+        pytest.param(
+            fetched("same-origin", "cors", "empty", ("origin", "https://evil.example")), id="a foreign Origin"
+        ),
+        pytest.param(fetched("none", "navigate", "document", ("origin", "https://evil.example")), id="a foreign form"),
+        pytest.param(fetched("cross-site", "navigate", "document", ("origin", "null")), id="null"),
+        pytest.param(fetched("same-origin", "cors", "empty", ("origin", "")), id="an empty Origin"),
+        pytest.param(fetched("same-origin", "cors", "empty", ("origin", f"{APP}/")), id="a slash behind"),
+        pytest.param(fetched(None, None, None, ("origin", "http://localhost:8080")), id="our own address, not listed"),
+    ],
+)
+def test_reading_is_for_no_page_of_another_origin(headers: Headers) -> None:
+    with pytest.raises(NotAdmitted) as caught:
+        gate().admit_reading(head(*headers))
+    assert caught.value.reason == "origin"
+    assert "gate.origins" in str(caught.value)
+
+
+@pytest.mark.parametrize("headers", [fetched(), fetched("same-origin"), fetched("none", "navigate", "document")])
+def test_reading_is_by_an_admitted_host_alone(headers: Headers) -> None:
+    with pytest.raises(NotAdmitted) as caught:
+        gate().admit_reading(head(*headers, host="evil.example"))
+    assert caught.value.reason == "host"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        fetched("same-origin", None, None, ("sec-fetch-site", "cross-site")),
+        fetched("cross-site", "navigate", "document", ("sec-fetch-site", "same-origin")),
+        fetched("cross-site", "navigate", "document", ("sec-fetch-mode", "no-cors")),
+        fetched("cross-site", "navigate", "document", ("sec-fetch-dest", "iframe")),
+        fetched(None, None, None, ("origin", APP), ("origin", "https://evil.example")),
+        fetched("same-origin", None, None, ("host", "localhost")),
+    ],
+)
+def test_reading_that_is_said_to_be_two_things_is_ambiguous(headers: Headers) -> None:
+    with pytest.raises(AmbiguousHeader):
+        gate().admit_reading(head(*headers))
+
+
 @pytest.mark.parametrize(
     "headers", [[("host", "localhost")], [("host", "evil.example")], [("origin", APP), ("origin", APP)]]
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.gate.clients import Client
 from proxy.gate.endpoints import ENDPOINTS
-from proxy.gate.identity import Entry, Identities, IdentityUnavailable, Method, NotIdentified
+from proxy.gate.identity import Entry, Identities, IdentityUnavailable, Method, NotIdentified, subject_of
 from proxy.gate.keys import digest_of, generated, stored
 from proxy.gate.policy import Grant, Policy
 from proxy.gate.tokens import LEEWAY_SECONDS, Tokens
@@ -102,12 +102,51 @@ def test_session_does_not_show_in_its_subject() -> None:
         pytest.param((("cookie", "authorization="),), id="an empty one"),
         pytest.param((("cookie", "Authorization=a"),), id="another one"),
         pytest.param((("cookie", "authorization=a; authorization=b"),), id="two"),
+        pytest.param((("cookie", "__Host-authorization=a; __Host-authorization=b"),), id="two of ours"),
+        pytest.param((("cookie", "__Host-authorization=a; authorization=b; authorization=b"),), id="two beside ours"),
+        pytest.param((("cookie", "__Host-authorization=; authorization=b"),), id="ours is empty"),
         pytest.param((("cookie", "authorization=a"), ("cookie", "authorization=a")), id="the same twice"),
     ],
 )
 def test_with_own_who_has_no_clear_session_is_nobody(headers: Headers) -> None:
     """The credential source refuses it, in its own words."""
     assert not identities(["own"]).identify(head(*headers)).is_known
+
+
+@pytest.mark.parametrize(
+    ("cookies", "counts"),
+    [
+        pytest.param("authorization=a", "a", id="the platform's own"),
+        pytest.param("__Host-authorization=b", "b", id="that which came through us"),
+        pytest.param("authorization=a; __Host-authorization=b", "b", id="both"),
+        pytest.param("__Host-authorization=b; authorization=a", "b", id="both, the other way round"),
+        pytest.param("__HOST-authorization=b; authorization=a", "a", id="a prefix in other case"),
+        pytest.param("__Host-c8y-session=c; authorization=a", "a", id="another cookie"),
+    ],
+)
+def test_with_own_the_first_of_the_cookies_counts(cookies: str, counts: str) -> None:
+    """As the credential source has it."""
+    assert identities(["own"]).identify(head(("cookie", cookies))).subject == subject_of(counts)
+
+
+def test_owner_is_known_by_the_cookies_that_were_named() -> None:
+    named = ("__Host-c8y-session", "other")
+    judging = Identities(["own"], policies=SHARED, clock=lambda: NOW, owner_cookies=named)
+    cookies = "authorization=a; other=b; __Host-c8y-session=c"
+    assert judging.identify(head(("cookie", cookies))).subject == subject_of("c")
+    assert not judging.identify(head(("cookie", "authorization=a; __Host-authorization=a"))).is_known
+
+
+def test_who_was_known_by_another_cookie_is_known_no_more() -> None:
+    before = Identities(["own"], policies=SHARED, clock=lambda: NOW)
+    owner = before.identify(head(("cookie", "authorization=a")))
+    for names, still in ((before.owner_cookies, True), (("__Host-c8y-session",), False)):
+        now = Identities(["own"], policies=SHARED, clock=lambda: NOW, owner_cookies=names, before=before)
+        assert now.still_knows(owner, before) is still
+
+
+def test_subject_is_half_of_a_digest() -> None:
+    assert subject_of("a") == "ca978112ca1bbdcafac231b39a23dc4d"
 
 
 def test_cookie_of_any_bytes_is_a_session() -> None:

@@ -914,3 +914,114 @@ def test_nothing_shows_a_secret() -> None:
     shown = [SESSION, ServiceUser("name", CANARY), Claims(xsrf_token=CANARY), platform("http://x")]
     assert CANARY not in repr(shown)
     assert CANARY not in repr(Platform("http://x", tls=lambda: None, proxy_url=f"http://u:{CANARY}@x"))
+
+
+# For somebody else ----------------------------------------------------------------------------------------------------
+
+TARGET: Final = "/user/currentUser?a=%2F..&a=+&b=/../x?%zz|{}"
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", b""), ("POST", b"\x01{}"), ("PUT", b"x" * 9), ("DELETE", b"")])
+async def test_request_of_somebody_else_goes_up_as_it_is_told(method: str, body: bytes) -> None:
+    async with telling(answer(201, b"done", headers="X-One: 1\r\n", cookies=["a=1", "b=2"])) as (url, asked):
+        headers = {"Accept": "x", "Accept-Encoding": "identity", "User-Agent": "ua", "Content-Type": "y"}
+        relayed = await platform(url).relay(method, TARGET, headers, body)
+    [sent] = asked
+    head, _, sent_body = sent.partition("\r\n\r\n")
+    assert head.startswith(f"{method} {TARGET} HTTP/1.1\r\n")
+    names = {line.partition(":")[0].lower() for line in head.split("\r\n")[1:]} - {"content-length", "connection"}
+    assert names == {"host", "accept", "accept-encoding", "user-agent", "content-type"}
+    assert sent_body.encode() == body
+    assert (relayed.status, relayed.content) == (201, b"done")
+    assert [pair for pair in relayed.headers if pair[0] != "content-length"] == [
+        ("set-cookie", "a=1"),
+        ("set-cookie", "b=2"),
+        ("x-one", "1"),
+    ]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 401, 404, 429, 500, 503, 599])
+async def test_status_of_an_answer_to_somebody_else_is_theirs(status: int) -> None:
+    elsewhere = "Location: http://localhost:1/\r\n"
+    async with telling(answer(status, headers=elsewhere)) as (url, asked):
+        assert (await platform(url).relay("GET", "/x", {}, b"")).status == status
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("said", [answer(101), answer(600), answer(999), b"nonsense\r\n\r\n"])
+async def test_answer_that_nobody_can_be_given_is_none(said: bytes) -> None:
+    async with telling(said) as (url, _):
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await platform(url, seconds=2.0).relay("GET", "/x", {}, b"")
+    assert CANARY not in everything_of(caught.value)
+
+
+async def test_answer_that_does_not_come_is_told_to_be_late() -> None:
+    async with telling(hang) as (url, _):
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await platform(url, seconds=0.05).relay("GET", "/x", {}, b"")
+    assert caught.value.timed_out
+
+
+@pytest.mark.parametrize(
+    ("status", "cookies", "begun"),
+    [
+        pytest.param(200, ["authorization=a", "XSRF-TOKEN=x"], PlatformSession("a", "x"), id="a pair"),
+        pytest.param(302, ["authorization=a", "XSRF-TOKEN=x"], PlatformSession("a", "x"), id="a pair, and elsewhere"),
+        pytest.param(401, ["authorization=a", "XSRF-TOKEN=x"], None, id="a pair with a denial"),
+        pytest.param(200, ["authorization=a"], None, id="half a pair"),
+        pytest.param(200, ["XSRF-TOKEN=x"], None, id="the other half"),
+        pytest.param(200, ["authorization=a b", "XSRF-TOKEN=x"], None, id="no token"),
+        pytest.param(200, ["authorization=", "XSRF-TOKEN="], None, id="what takes a session away"),
+        pytest.param(200, [], None, id="nothing"),
+    ],
+)
+async def test_session_that_an_answer_to_somebody_else_begins(
+    status: int, cookies: list[str], begun: PlatformSession | None
+) -> None:
+    async with telling(answer(status, CANARY.encode(), cookies=cookies)) as (url, _):
+        relayed = await platform(url).relay("POST", "/tenant/oauth", {}, b"")
+    assert relayed.session == begun
+    assert CANARY not in repr(relayed)
+
+
+@pytest.mark.parametrize(
+    ("location", "within"),
+    [
+        ("https://t1.example.com/apps/x?y#z", "/apps/x?y#z"),
+        ("https://t1.example.com/", "/"),
+        ("https://t1.example.com", "https://t1.example.com"),
+        ("https://t1.example.com.evil.example/", "https://t1.example.com.evil.example/"),
+        ("https://t1.example.com@evil.example/", "https://t1.example.com@evil.example/"),
+        ("https://t1.example.com:8443/", "https://t1.example.com:8443/"),
+        ("http://t1.example.com/", "http://t1.example.com/"),
+        ("/apps/", "/apps/"),
+        ("", ""),
+    ],
+)
+def test_address_within_the_platform_is_told_by_its_path(location: str, within: str) -> None:
+    assert platform("https://t1.example.com").within(location) == within
+
+
+@pytest.mark.parametrize(
+    ("option", "paths"),
+    [
+        pytest.param({}, ["/tenant/oauth?tenant_id=t&response_type=code"], id="as the platform says it"),
+        pytest.param({"buttonName": None}, ["/tenant/oauth?tenant_id=t&response_type=code"], id="without a name"),
+        pytest.param({"visibleOnLoginPage": False}, [], id="hidden"),
+        pytest.param({"type": "OAUTH2_INTERNAL"}, [], id="with a password"),
+        pytest.param({"initRequest": None}, [], id="without a beginning"),
+        pytest.param({"initRequest": "https://evil.example/login?x"}, [], id="elsewhere"),
+        pytest.param({"initRequest": "https://t1/tenant/../x?y"}, [], id="beside it"),
+        pytest.param({"initRequest": "https://t1/tenant/oauth/token?y"}, [], id="beyond it"),
+        pytest.param({"initRequest": "http://[t1/tenant/oauth?x"}, [], id="no address"),
+        pytest.param({"initRequest": "javascript:alert(1)"}, [], id="a script"),
+    ],
+)
+async def test_single_sign_on_begins_at_the_platforms_own_path(option: dict[str, object], paths: list[str]) -> None:
+    begin = "https://t1/tenant/oauth?tenant_id=t&response_type=code"
+    told = {"type": "OAUTH2", "buttonName": "Log in", "visibleOnLoginPage": True, "initRequest": begin} | option
+    async with telling(answer(200, msgspec.json.encode({"loginOptions": [told]}))) as (url, _):
+        found = await platform(url).single_sign_ons()
+    assert [each.path for each in found] == paths
+    assert all(each.label for each in found)
