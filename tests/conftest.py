@@ -13,12 +13,13 @@ import aiohttp
 import msgspec
 import pytest
 import uvloop
+from aiohttp.web import Response
 from hypothesis import settings
 
 from proxy.app import Proxy
 from proxy.config import PREFIX, Config, load
 from proxy.demo.simulator import Simulator
-from proxy.relay.pages import Page
+from proxy.relay.pages import Page, Routes, Visit
 
 
 settings.register_profile("house", derandomize=True, deadline=None)
@@ -134,7 +135,7 @@ async def running(
     settings: Mapping[str, object] | None = None,
     *,
     values: Mapping[str, str] = VALUES,
-    pages: Mapping[str, Page] | None = None,
+    pages: Routes | None = None,
     **more: Any,
 ) -> AsyncIterator[Running]:
     """A proxy in front of `upstream`, with settings and values as `configured` has them."""
@@ -145,6 +146,18 @@ async def running(
         aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as client,
     ):
         yield Running(proxy, client, "https" if config.listen.tls.key_file else "http")
+
+
+def pages_of(**answers: Callable[[], Response]) -> Routes:
+    """Pages that anybody may read, each by what its path is called; `root` is that of `/`."""
+
+    def page(make: Callable[[], Response]) -> Page:
+        async def serve(_: Visit) -> Response:
+            return make()
+
+        return Page(serve)
+
+    return {("GET", f"/{'' if name == 'root' else name}"): page(make) for name, make in answers.items()}
 
 
 @pytest.fixture

@@ -41,18 +41,34 @@ class PlainServer(Server):
     def __init__(self, handler: Handler, *, unread: Unread = unread) -> None:
         super().__init__(handler)
         self.unread = unread
+        self._open = 0
 
-    def __call__(self) -> RequestHandler:
+    def __len__(self) -> int:
+        """How many connections there are."""
+        return self._open
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        self._open += 1
+        super().connection_made(handler, transport)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        self._open -= 1
+        super().connection_lost(handler, exc)
+
+    def __call__(self) -> "PlainHandler":
         """The protocol of one connection."""
-        return _Plain(self, self.unread)
+        return PlainHandler(self, self.unread)
 
 
-class _Plain(RequestHandler):
-    __slots__ = ("_unread",)
+class PlainHandler(RequestHandler):
+    """One connection; `asked` is what is known beforehand of its one request, where something is."""
+
+    __slots__ = ("_unread", "asked")
 
     def __init__(self, server: PlainServer, unread: Unread) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
         self._unread = unread
+        self.asked: object = None
 
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.credentials.kinds import Credential
-from proxy.credentials.login import LoginSource
 from proxy.credentials.sources import Coming
 from proxy.deadlines import TimeLimit
 from proxy.gate.clients import Client
@@ -17,7 +16,7 @@ from proxy.operations.live import Live
 from proxy.operations.metrics import Metrics
 from proxy.relay.front import Request
 from proxy.relay.handshakes import Handshakes
-from proxy.relay.provisions import Provision
+from proxy.relay.provisions import Provision, Renewable
 from proxy.upstream.client import Upstream
 
 
@@ -50,15 +49,18 @@ class Carriage:
             return
         if provision.source.is_clients_own:
             self.identities.renewed(client, renewed[0])
-        elif credential is not None and isinstance(provision.source, LoginSource):
+        elif credential is not None and isinstance(provision.source, Renewable):
             provision.source.renewed_by_upstream(credential, *renewed)
 
     async def obtained(self, provision: Provision, request: Request) -> Credential:
-        """The credential for a request, after a short wait where it is on its way. Raises NoCredential."""
-        try:
-            return provision.source.obtain(request.head, request.endpoint)
-        except Coming as coming:
-            await self.arrival(coming)
+        """The credential for a request, after a short wait where it is on its way; after another one where it changed
+        just when it arrived. Raises NoCredential.
+        """
+        for _ in range(_WAITS):
+            try:
+                return provision.source.obtain(request.head, request.endpoint)
+            except Coming as coming:
+                await self.arrival(coming)
         return provision.source.obtain(request.head, request.endpoint)
 
     async def arrival(self, coming: Coming) -> None:
@@ -71,6 +73,8 @@ class Carriage:
 
 ARRIVAL_SECONDS: Final = 2.0
 """How long a request waits for a credential. With the time to open a connection, that is what clients wait for."""
+
+_WAITS: Final = 3
 
 unix_now: Final = time.time
 """Unix time, which certificates and tokens go by."""

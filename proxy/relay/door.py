@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final, Literal, Protocol, cast
 
@@ -21,6 +21,7 @@ from proxy.relay.front import Front, Request
 
 
 _BACKLOG_BYTES: Final = 64 * 1024
+_PAGE_BODY_BYTES: Final = 64 * 1024
 _LINGER_SECONDS: Final = 2.0  # how long an unread body is drained so that the refusal in front of it is seen
 _RESET: Final = struct.pack("ii", 1, 0)  # on, and linger for no time
 
@@ -59,6 +60,18 @@ class Polling(Protocol):
         ...
 
 
+class Pages(Protocol):
+    """Where go what is neither upgrade nor POST to an endpoint."""
+
+    def protocol(self, asked: Request, body: bytes) -> asyncio.Protocol:
+        """What takes over a connection with a request, and answers that."""
+        ...
+
+    def __len__(self) -> int:
+        """How many of the listener's connections are theirs by now."""
+        ...
+
+
 class WebSockets(Protocol):
     """Where upgrades go."""
 
@@ -72,10 +85,7 @@ class WebSockets(Protocol):
 
 
 class Listener:
-    """The public listener: makes a door for each connection, and knows which are open.
-
-    `pages` makes the protocol that serves what is neither upgrade nor POST.
-    """
+    """The public listener: makes a door for each connection, and knows which are open."""
 
     def __init__(
         self,
@@ -84,7 +94,7 @@ class Listener:
         *,
         websockets: WebSockets,
         polling: Polling,
-        pages: Callable[[], asyncio.Protocol],
+        pages: Pages,
     ) -> None:
         self.front = front
         self.limits = limits
@@ -121,7 +131,7 @@ class Listener:
     @property
     def is_crowded(self) -> bool:
         """Whether there are more connections than the limit allows."""
-        return len(self.doors) + len(self.websockets) > self.limits.connections
+        return len(self.doors) + len(self.websockets) + len(self.pages) > self.limits.connections
 
     def welcome(self, door: "Door") -> None:
         """Have a new connection. Where too many have not shown yet what they want, the one that had most time for it
@@ -256,18 +266,18 @@ class Door(asyncio.Protocol):
         )
         if self._is_crowded:
             raise TooMany("connections", "Too many connections: try again later")
-        self._listener.front.admit(request)
-        if request.asked.method == "POST":
-            self._listener.polling.check(request)
+        self._admit(request)
         return request
+
+    def _admit(self, request: Request) -> None:
+        self._listener.front.admit(request)
+        if request.endpoint and request.asked.method == "POST":
+            self._listener.polling.check(request)
 
     def judge_again(self, request: Request) -> None:
         """Judge a request by what the configuration has become since. Raises what `Front.admit` does."""
-        front = self._listener.front
-        if request.judged_by is not front:
-            front.admit(request)
-            if request.asked.method == "POST":
-                self._listener.polling.check(request)
+        if request.judged_by is not self._listener.front:
+            self._admit(request)
 
     def _dispatch(self, request: Request) -> None:
         """Hand a request that may come in to where it belongs."""
@@ -276,8 +286,6 @@ class Door(asyncio.Protocol):
         if request.is_upgrade:
             self._state = "opening"
             self._opening = asyncio.get_running_loop().create_task(listener.websockets.open(self, request))
-        elif not request.endpoint:
-            self._hand_over()
         else:
             self._body = request.asked.body()
             self._check_size(request.asked.length or 0)
@@ -289,6 +297,8 @@ class Door(asyncio.Protocol):
 
     def _check_size(self, size: int) -> None:
         limit = self._listener.limits.client_payload_bytes
+        if self._request is not None and not self._request.endpoint:
+            limit = min(limit, _PAGE_BODY_BYTES)
         if size > limit:
             raise BadRequest(413, f"The payload is bigger than {limit} bytes", limit="client_payload_bytes")
 
@@ -319,12 +329,14 @@ class Door(asyncio.Protocol):
         request = cast("Request", self._request)
         self.judge_again(request)
         self._state = "answering"
-        if request.head.method == "POST":
+        if request.head.method == "OPTIONS":
+            self.start(HTTPStatus.NO_CONTENT, self._listener.front.preflight(request), None)
+            self.finish()
+        elif request.endpoint:
             answering = self._answering = self._listener.polling.poll(self, request)
             answering.begin(body)
         else:
-            self.start(HTTPStatus.NO_CONTENT, self._listener.front.preflight(request), None)
-            self.finish()
+            self._hand_over(request, body)
 
     def is_idle(self) -> None:
         """End a connection on which no request was begun in time."""
@@ -434,8 +446,10 @@ class Door(asyncio.Protocol):
         """End the connection so that nobody takes what was sent for complete: by a reset, for to a client of HTTP/1.0
         the end of an answer is that of its connection.
         """
-        with contextlib.suppress(OSError):  # closed by now
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        kernel = self.transport.get_extra_info("socket")  # none behind TLS that has ended
+        if kernel is not None:
+            with contextlib.suppress(OSError):  # closed by now
+                kernel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     def pause_writing(self) -> None:
@@ -461,12 +475,11 @@ class Door(asyncio.Protocol):
         early, self._buffer = self._buffer, b""
         return early
 
-    def _hand_over(self) -> None:
-        """Let a page be served. Its protocol is given the head alone, and ends the connection with its answer."""
-        pages = self._listener.pages()
-        self.give_up(pages)
-        pages.connection_made(self.transport)
-        pages.data_received(self._known_as)
+    def _hand_over(self, request: Request, body: bytes) -> None:
+        """Let a page be served. It ends the connection with its answer; what came behind is no request."""
+        page = self._listener.pages.protocol(request, body)
+        self.give_up(page)
+        page.connection_made(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what it was changes nothing
         self._forget()

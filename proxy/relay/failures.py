@@ -10,7 +10,7 @@ from aiohttp import WSCloseCode
 
 from proxy.bayeux.messages import BatchTooLong, MalformedBatch
 from proxy.bayeux.negotiation import UnansweredReason
-from proxy.credentials.sources import Coming, CoolingDown, NoCredential
+from proxy.credentials.sources import CoolingDown, NoCredential, NotNow
 from proxy.gate.admission import NotAdmitted
 from proxy.gate.identity import IdentityUnavailable, NotIdentified
 from proxy.gate.limits import TooMany
@@ -112,7 +112,7 @@ def http_failure(error: Exception) -> HttpFailure | None:  # noqa: C901, PLR0911
             return HttpFailure(503, "draining", "This proxy is going down: connect again", _SOON)
         case CoolingDown():
             return HttpFailure(503, "cooldown", text, {"Retry-After": str(math.ceil(error.seconds))})
-        case Coming():
+        case NotNow():
             return HttpFailure(503, "no_credential", text, _SOON)
         case NoCredential():
             return HttpFailure(401, "no_credential", text)

@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from proxy.credentials.kinds import Credential
 from proxy.gate.admission import Gate
@@ -24,8 +24,20 @@ from proxy.upstream.posts import Prepared
 
 log = logging.getLogger(__name__)
 
+Admission = Literal["anyone", "reading", "changing"]
+"""Who may ask for a page: everybody who reaches the listener by an admitted Host; nobody but pages of admitted origins
+where the answer is for its own user; or, where it changes something, as with the endpoints.
+"""
+
 TEXT: Final = "text/plain; charset=utf-8"
 _NOBODY: Final = Client("", "", (), {})
+
+
+class Admitting(Protocol):
+    """A page, as far as it matters here."""
+
+    @property
+    def admits(self) -> Admission: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +45,9 @@ class Request:
     """One request that may come in, before its body.
 
     `endpoint` is empty for a page. `cross_origin` are the CORS headers of its answer, as lines. `client` is who asks;
-    where that is not known, `unidentified` says why. `judged_by` is who said that. `prepared` is how it goes up with a
-    credential: kept for the next one that says the same, as a polling client does.
+    where that is not known, `unidentified` says why. `judged_by` is who said that. `credential` names the one that an
+    upgrade goes up with, once it is chosen. `prepared` is how a POST goes up with a credential: kept for the next one
+    that says the same, as a polling client does.
     """
 
     asked: RequestHead
@@ -45,14 +58,15 @@ class Request:
     client: Client = _NOBODY
     unidentified: NotIdentified | None = None
     judged_by: "Front | None" = None
+    credential: str | None = None
     prepared: tuple[Credential, Prepared] | None = None
 
 
 class Front:
     """Reads and judges the heads of requests. The gate stands before both transports, and before a body is read.
 
-    `identify` tells who asks. `pages` are extra paths for GET, open to everybody who reaches the listener by an
-    admitted Host. `clock` gives Unix time.
+    `identify` tells who asks. `pages` are what else is served, by method and path. With `always_secure`, connections of
+    clients count as encrypted: something in front of us sees to that, whatever it says. `clock` gives Unix time.
     """
 
     def __init__(
@@ -62,7 +76,8 @@ class Front:
         identify: Callable[[Head], Client],
         metrics: Metrics,
         trusted_proxies: TrustedProxies,
-        pages: Container[str],
+        pages: Mapping[tuple[str, str], Admitting],
+        always_secure: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._gate = gate
@@ -71,12 +86,14 @@ class Front:
         self.metrics = metrics
         self._trusted_proxies = trusted_proxies
         self._pages = pages
+        self._always_secure = always_secure
 
     def read(self, raw: bytes, peer: str, *, secure: bool, certificate: Certificate | None = None) -> Request:
         """Read the head of a request that came from `peer`, on an encrypted connection or not. Raises MalformedHead."""
         asked = read_request(raw)
         peer, secure = self._trusted_proxies.resolve(peer, asked.headers, secure=secure)
         path = asked.target.partition("?")[0]
+        secure = secure or self._always_secure
         head = Head(asked.method, path, asked.headers, peer=peer, secure=secure, certificate=certificate)
         try:
             cross_origin = write_headers(self._gate.cross_origin_headers(head).items())
@@ -89,11 +106,9 @@ class Front:
         """Raises what `failures.http_failure` knows for a request that must not come in."""
         head = request.head
         request.judged_by, request.unidentified, request.prepared = self, None, None
-        if head.path in self._pages and head.method == "GET" and not request.is_upgrade:
-            self._gate.admit_host(head)
-            return
         if not request.endpoint:
-            raise BadRequest(HTTPStatus.NOT_FOUND, "Nothing is served at this path")
+            self._admit_to_page(request)
+            return
         self._gate.admit(head)
         if request.is_upgrade:
             if request.asked.version == "1.0" or request.asked.length or request.asked.is_chunked:
@@ -106,6 +121,36 @@ class Front:
             )
         if head.method != "OPTIONS":
             self._find_out_who(request)
+
+    def _admit_to_page(self, request: Request) -> None:
+        head = request.head
+        methods = self._methods(head.path)
+        if not methods or request.is_upgrade:
+            raise BadRequest(HTTPStatus.NOT_FOUND, "Nothing is served at this path")
+        if head.method == "OPTIONS":
+            self._gate.admit(head)
+            return
+        page = self._pages.get((head.method, head.path))
+        if page is None:
+            text = f"Only {' and '.join(methods)} {'is' if len(methods) == 1 else 'are'} served at this path"
+            raise BadRequest(HTTPStatus.METHOD_NOT_ALLOWED, text, allow=", ".join([*methods, "OPTIONS"]))
+        if "#" in request.asked.target:
+            raise BadRequest(HTTPStatus.BAD_REQUEST, "A fragment stays with who asks")
+        if head.method == "GET" and (request.asked.length or request.asked.is_chunked):
+            raise BadRequest(HTTPStatus.BAD_REQUEST, "A GET has no body")
+        if (head.value("content-encoding") or "identity").lower() != "identity":
+            raise BadRequest(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding")
+        match page.admits:
+            case "anyone":
+                self._gate.admit_host(head)
+            case "reading":
+                self._gate.admit_reading(head)
+            case "changing":
+                self._gate.admit(head)
+
+    def _methods(self, path: str) -> list[str]:
+        """How a page is asked for."""
+        return sorted(method for method, known in self._pages if known == path)
 
     def holds_still(self, request: Request) -> bool:
         """Whether what was judged of a request holds for another one that says the same, now."""
@@ -123,7 +168,8 @@ class Front:
 
     def preflight(self, request: Request) -> bytes:
         """The answer to a preflight."""
-        headers = [*self._gate.preflight_headers(request.head).items(), *ALWAYS_DOWN]
+        methods = "POST" if request.endpoint else ", ".join(self._methods(request.head.path))
+        headers = [*self._gate.preflight_headers(request.head, methods).items(), *ALWAYS_DOWN]
         return write_answer(HTTPStatus.NO_CONTENT, headers)
 
     def refusal(self, error: Exception, request: Request | None) -> bytes:
@@ -136,17 +182,15 @@ class Front:
         if request is not None and request.is_upgrade:
             reason = failure.reason if failure else "unavailable"
             outcome = next(outcome for outcome, reasons in UPGRADE_REASONS.items() if reason in reasons)
-            self.metrics.upgrade(outcome, reason)
+            self.metrics.upgrade(outcome, reason, request.credential)
         failure = failure or HttpFailure(500, "unavailable", "Internal error")
         peer = request.head.peer if request is not None else "a client"
         log.info("Refused with %d (%s) for %s", failure.status, failure.reason, peer)
         text = f"{failure.text}\n".encode()
-        headers = [
-            *ALWAYS_DOWN,
-            *failure.headers.items(),
-            ("Content-Type", TEXT),
-            ("Content-Length", str(len(text))),
-            ("Connection", "close"),
-        ]
+        headers = [*ALWAYS_DOWN, *failure.headers.items(), ("Connection", "close")]
+        if request is not None and request.head.method == "HEAD":  # whose answer has no body (RFC 9110, 9.3.2)
+            text = b""
+        else:
+            headers += [("Content-Type", TEXT), ("Content-Length", str(len(text)))]
         cross_origin = request.cross_origin if request is not None else b""
         return write_answer(failure.status, headers) + cross_origin + LINE_END + text

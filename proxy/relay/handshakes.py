@@ -12,7 +12,7 @@ from proxy.bayeux.ownership import Ownership
 from proxy.bayeux.replies import Refusal
 from proxy.credentials.guard import Attempt, Guard
 from proxy.credentials.kinds import Credential
-from proxy.credentials.sources import CoolingDown, CredentialSource, NoCredential
+from proxy.credentials.sources import CoolingDown, CredentialSource, NoCredential, SignedOut
 from proxy.gate.clients import Client
 from proxy.gate.identity import IdentityUnavailable, NotIdentified
 from proxy.gate.limits import Limits, Rate, TooMany
@@ -101,14 +101,17 @@ class Handshakes:
         transport: Transport,
         outcomes: Sequence[Outcome],
         *,
-        source: str | None,
+        provision: Provision | None,
         guard: Guard | None,
         attempt: Attempt,
     ) -> None:
-        """Record outcomes by the kind of source, where one was chosen, and tell the guard what upstream said of a
-        credential that was ours.
+        """Record outcomes by the kind of source and the credential, where one was chosen, and tell the guard what
+        upstream said of a credential that was ours.
         """
-        self._metrics.settle(transport, source, outcomes)
+        if provision is None:
+            self._metrics.settle(transport, None, outcomes)
+        else:
+            self._metrics.settle(transport, provision.source.name, outcomes, credential=provision.name)
         if guard is None:
             return
         for outcome in outcomes:
@@ -132,7 +135,7 @@ class Handshakes:
     def _too_often(self, client: Client, peer: str) -> Refusal | None:
         """The refusal of one handshake too many within a minute, of this client or from this address."""
         now = time.monotonic()
-        address = _address(peer)
+        address = address_of(peer)
         seconds = self._rates.addresses.take(address, now) if address is not None else 0.0
         limit = "address_handshakes"
         if not seconds and client.is_known:
@@ -161,7 +164,9 @@ def withheld(source: CredentialSource, credential: Credential | None, endpoint: 
 
 
 def no_credential(problem: NoCredential) -> Refusal:
-    """The refusal for a missing credential: passing, since it may come."""
+    """The refusal for a missing credential: passing, since it may come; unless somebody has to sign in for that."""
+    if isinstance(problem, SignedOut):
+        return Refusal("no_credential", str(problem))
     if isinstance(problem, CoolingDown):
         return Refusal("cooldown", str(problem), jittered(int(problem.seconds * 1000)))
     return Refusal("no_credential", str(problem), jittered(_RETRY_MS))
@@ -189,7 +194,7 @@ def jittered(milliseconds: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _address(peer: str) -> str | None:
+def address_of(peer: str) -> str | None:
     """What tells the host of a client from others; None on loopback, where all have the same address."""
     try:
         address = ip_address(peer)

@@ -13,7 +13,7 @@ from proxy.bayeux.negotiation import ClientAuthn, Negotiation, Outcome, brings_t
 from proxy.bayeux.replies import Joiner, Refusal, dismissal, goodbye
 from proxy.credentials.guard import Guard
 from proxy.credentials.kinds import Credential
-from proxy.credentials.sources import Coming, NoCredential
+from proxy.credentials.sources import Coming, NoCredential, SignedOut
 from proxy.deadlines import Deadlines
 from proxy.gate.crossing import ALWAYS_DOWN, Crossing
 from proxy.gate.limits import TooMany
@@ -190,7 +190,7 @@ class Poll:
         except Coming as coming:
             if self._dialling is None:
                 self._body = body
-                self._dialling = asyncio.get_running_loop().create_task(self._judge_later(body, coming))
+                self._dialling = asyncio.get_running_loop().create_task(self._judge_later(body))
             else:  # it was waited for
                 self._refuse(body, no_credential(coming), coming)
             return
@@ -208,10 +208,10 @@ class Poll:
         self._body = None if self._negotiation.pending or up.replies else body
         self._send(post, up.payload)
 
-    async def _judge_later(self, body: bytes, coming: Coming) -> None:
+    async def _judge_later(self, body: bytes) -> None:
         """Judge the body once the credential is here."""
         with contextlib.suppress(NoCredential):  # which is said again
-            await self._carriage.arrival(coming)
+            await self._carriage.obtained(cast("Provision", self._provision), self._request)
         self._judge_anew(body)
 
     def _judge_anew(self, body: bytes) -> None:
@@ -455,9 +455,11 @@ class Poll:
         self._finish([*self._replies, *answers])
 
     def _refuse(self, body: bytes, refusal: Refusal, problem: Exception) -> None:
-        """Refuse the whole body in the shape of Bayeux if there is a handshake in it, else by an HTTP status."""
+        """Refuse the whole body in the shape of Bayeux if there is a handshake in it, or nobody is signed in any more:
+        clients would come again for ever. Else it is by an HTTP status.
+        """
         refused = refuse(body, refusal, batch_messages=self._carriage.handshakes.batch_messages)
-        if not refused.outcomes:
+        if not refused.outcomes and not isinstance(problem, SignedOut):
             raise problem
         if (limit := limit_of(problem)) is not None:
             self._carriage.metrics.limit(limit)
@@ -517,8 +519,9 @@ class Poll:
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         if outcomes:
             self._relay.patience.stop(self)
-            source = None if self._provision is None else self._provision.source.name
-            self._carriage.handshakes.settle("long-polling", outcomes, source=source, guard=self._guard(), attempt=self)
+            self._carriage.handshakes.settle(
+                "long-polling", outcomes, provision=self._provision, guard=self._guard(), attempt=self
+            )
 
     # The credential ---------------------------------------------------------------------------------------------------
 
@@ -582,7 +585,10 @@ class Poll:
         if credential is None:
             headers = crossing.post_headers(head, own, {})
         elif credential.authn() is None:
-            raise NoCredential("No XSRF token: send it as X-XSRF-TOKEN, or in the handshake")
+            raise NoCredential(
+                "No XSRF token, or not that of the session: send it as X-XSRF-TOKEN or in com.cumulocity.authn. "
+                "Reload the page if it has changed"
+            )
         else:
             headers = crossing.post_headers(head, credential.headers(), credential.cookies())
         x_id = head.value("x-id")

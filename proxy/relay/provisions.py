@@ -6,11 +6,16 @@ Each is on its own: what becomes of one (a denial, a cool-down, how often it is 
 from collections.abc import Collection, Iterable, Mapping
 
 from proxy.credentials.login import LoginSource
+from proxy.credentials.session import SessionSource
 from proxy.credentials.sources import CredentialSource, NoCredential
 from proxy.gate.admission import HostNames
 from proxy.gate.crossing import Crossing
 from proxy.operations.uses import Uses
 from proxy.relay.front import Request
+
+
+Renewable = (LoginSource, SessionSource)
+"""The sources of platform sessions that are kept here, which upstream may renew along with an answer to a client."""
 
 
 class Provision:
@@ -36,7 +41,7 @@ class Provision:
         self.name = name
         self.source = source
         self.crossing = crossing
-        self.is_session = source.is_clients_own or isinstance(source, LoginSource)  # which upstream may renew
+        self.is_session = source.is_clients_own or isinstance(source, Renewable)  # which upstream may renew
         self.uses = uses
         self._endpoints = frozenset(endpoints)
         self._hosts = HostNames(hosts) if hosts else None

@@ -14,9 +14,11 @@ from typing import Final, cast
 
 from proxy.bayeux.messages import encode
 from proxy.bayeux.negotiation import Negotiation, Outcome, Up
+from proxy.bayeux.replies import Refusal
 from proxy.credentials.guard import Guard
 from proxy.credentials.kinds import Credential
 from proxy.deadlines import Deadlines
+from proxy.gate.identity import NotIdentified
 from proxy.gate.limits import Limits
 from proxy.relay.carriage import Carriage, now, unix_now
 from proxy.relay.failures import (
@@ -411,8 +413,21 @@ class RelayedSocket:
         self._end(Draining())
 
     def revoke(self, problem: Exception) -> None:
-        """End, because the client may not be here any more, or not with this credential."""
+        """End, because the client may not be here any more, or not with this credential.
+
+        Who is to stay away is told so in the shape of Bayeux, too: the official client takes a close frame, whatever
+        its code, for a reason to come back, and a refused upgrade for one to try again, for ever.
+        """
+        if isinstance(problem, NotIdentified) and not self._is_over and self._is_between:
+            farewell = self._negotiation.farewell(Refusal("identity", str(problem)))
+            if farewell is not None:
+                self.client.write(frame(TEXT, encode([farewell])))
         self._end(problem)
+
+    @property
+    def _is_between(self) -> bool:
+        """Whether nothing has gone down of a message that is to go on."""
+        return self._walk.is_at_boundary and not self._held and self._reading is None
 
     def lost(self, leg: "_Leg") -> None:
         """Take note that the connection of a leg is no more."""
@@ -549,7 +564,7 @@ class RelayedSocket:
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         if outcomes:
             self._carriage.handshakes.settle(
-                "websocket", outcomes, source=self._provision.source.name, guard=self._guard(), attempt=self
+                "websocket", outcomes, provision=self._provision, guard=self._guard(), attempt=self
             )
 
     def _be_patient(self) -> None:

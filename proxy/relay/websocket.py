@@ -52,7 +52,7 @@ class WebSocketRelay:
                 door.judge_again(request)
                 is_open = await self._open(door, request)
         except asyncio.CancelledError:
-            self.carriage.metrics.upgrade("unanswered", "client_gone")
+            self.carriage.metrics.upgrade("unanswered", "client_gone", request.credential)
             raise
         except Exception as problem:  # noqa: BLE001 - the table decides; what it does not know is logged
             door.refuse(problem)
@@ -92,6 +92,7 @@ class WebSocketRelay:
         if carriage.live.draining:
             raise Draining
         provision = chosen(carriage.provisions, request)
+        request.credential = provision.name
         credential = await carriage.obtained(provision, request)
         headers = provision.crossing.upgrade_headers(head, credential.cookies())
         line = await carriage.upstream.dial(head.path, head.value("sec-websocket-key") or "", headers)

@@ -51,6 +51,8 @@ SET = [
     "BAYEUX_BROWSER=b; Path=/",
     "authorization=upstreams-value; Path=/; HttpOnly",
     "XSRF-TOKEN=upstreams-value; Path=/",
+    "__Host-authorization=upstreams-value; Path=/; Secure",
+    "__Host-c8y-session=upstreams-value; Path=/; Secure",
     "JSESSIONID=upstreams-value",
     "bayeux_browser=upstreams-value",
     "BAYEUX_BROWSER2=upstreams-value",
@@ -70,7 +72,8 @@ async def test_s39_only_what_was_named_comes_down(ask: Ask) -> None:
 
 async def test_s39_only_what_was_named_goes_up(ask: Ask) -> None:
     names = (
-        "session __Host-session c8y-realtime-proxy JSESSIONID bayeux_browser BAYEUX_BROWSER2 XSRF-TOKEN Authorization"
+        "session __Host-session c8y-realtime-proxy JSESSIONID bayeux_browser BAYEUX_BROWSER2 XSRF-TOKEN Authorization "
+        "__Host-authorization __Host-c8y-session __Host-c8y-device __Host-c8y-sign-in"
     )
     theirs = "; ".join([*(f"{name}=ours" for name in names.split()), "BAYEUX_BROWSER=b", "authorization2=ours"])
     async with staged({"gate.origins": [PAGE]}) as stage:
@@ -106,6 +109,6 @@ async def test_s39_a_cookie_that_could_be_read_as_two_goes_nowhere(ask: Ask, val
 
 async def test_s39_of_a_session_only_its_one_cookie_goes_up(ask: Ask) -> None:
     async with staged(SESSION) as stage:
-        await ask(stage.proxied, SHAKE, *OWN, "Cookie: XSRF-TOKEN=x; JSESSIONID=j; session=s")
+        await ask(stage.proxied, SHAKE, *OWN, "Cookie: XSRF-TOKEN=x; JSESSIONID=j; session=s; __Host-c8y-session=t")
         [head] = stage.heads
         assert value_of(head, "cookie") == "authorization=own-session"

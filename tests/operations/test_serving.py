@@ -9,7 +9,7 @@ import pytest
 from aiohttp.web import BaseRequest, Response, ServerRunner, StreamResponse, TCPSite
 
 from proxy.operations.serving import PlainServer
-from tests.conftest import PASSWORD, Running, running
+from tests.conftest import PASSWORD, Running, pages_of, running
 
 
 CANARY = PASSWORD.encode()
@@ -82,7 +82,7 @@ async def port(request: pytest.FixtureRequest) -> AsyncIterator[int]:
         async with serving(echo) as port:
             yield port
         return
-    pages = {"/": Response, f"/{PASSWORD * 1000}": Response}
+    pages = pages_of(**{"root": Response, PASSWORD * 1000: Response})
     async with running("http://localhost:1", {"limits.head_bytes": 65_536}, pages=pages) as proxied:
         yield proxied.proxy.admin_port if request.param == "admin" else proxied.proxy.public_port
 
@@ -107,12 +107,12 @@ async def test_what_cannot_be_read_is_answered_in_our_words(request_: bytes) -> 
     assert said.endswith(b"\r\n\r\nThe request could not be read: send HTTP/1.1, and less of it\n")
 
 
-async def test_pages_answer_a_long_cookie_in_our_words() -> None:
+async def test_pages_take_a_long_cookie() -> None:
+    """What aiohttp reads of a request for a page is none of the client's."""
     cookie = b"Cookie: authorization=" + CANARY * 1000
-    async with running("http://localhost:1", pages={"/": Response}) as proxied:
+    async with running("http://localhost:1", pages=pages_of(root=Response)) as proxied:
         said = await answer_to(proxied.proxy.public_port, b"GET / HTTP/1.1\r\n" + HOST + cookie + b"\r\n\r\n")
-    assert said.startswith(b"HTTP/1.0 400 ")
-    assert b"could not be read" in said
+    assert said.startswith(b"HTTP/1.1 200 ")
 
 
 class Broken(Exception):

@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 
 from proxy.demo.simulator import Simulator
-from tests.conftest import PASSWORD, Running, handshake, running
+from tests.conftest import PASSWORD, Running, handshake, pages_of, running
 
 
 PAGE = "https://app.example.com"
-DEMO = {"/": lambda: web.Response(text="demo")}
+DEMO = pages_of(root=lambda: web.Response(text="demo"))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from tests.conftest import EVERYTHING, Running, running
+from tests.conftest import EVERYTHING, Running, pages_of, running
 from tests.relay.raw import (
     EMPTY,
     UPGRADE,
@@ -378,7 +378,7 @@ async def test_what_is_no_upgrade_to_a_websocket_is_refused_and_the_last(lines: 
 @pytest.mark.parametrize("line", ["", f"Origin: {PAGE}\r\n"], ids=["", "from a foreign page"])
 async def test_page_is_no_way_to_open_a_websocket(line: str) -> None:
     """Pages are open to every Origin."""
-    async with recording() as upstream, running(upstream.url, pages={"/": web.Response}) as proxied:
+    async with recording() as upstream, running(upstream.url, pages=pages_of(root=web.Response)) as proxied:
         async with client(proxied) as one:
             one.send(UPGRADE.replace(b"/cep/realtime", b"/")[:-2] + line.encode() + b"\r\n")
             assert await one.statuses() == [404]
@@ -386,7 +386,7 @@ async def test_page_is_no_way_to_open_a_websocket(line: str) -> None:
 
 
 async def test_what_stands_behind_a_page_is_no_request() -> None:
-    async with recording() as upstream, running(upstream.url, pages={"/": web.Response}) as proxied:
+    async with recording() as upstream, running(upstream.url, pages=pages_of(root=web.Response)) as proxied:
         async with client(proxied) as one:
             one.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + HIDDEN)
             assert await one.statuses() == [200]
