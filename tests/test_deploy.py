@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
 from proxy import __version__
 from proxy.config import PREFIX, BadConfiguration, Config, load
@@ -23,6 +22,9 @@ from proxy.gate.admission import Gate, Hosts, is_loopback
 from proxy.gate.endpoints import endpoint_of
 from proxy.head import Head
 from proxy.operations.admin import Admin
+from proxy.operations.live import Live
+from proxy.operations.metrics import Metrics
+from proxy.operations.status import StatusPage
 from tests.conftest import VALUES, Running
 
 
@@ -156,7 +158,11 @@ class TestSidecar:
     )
     def test_each_probe_asks_a_path_of_the_admin_listener(self, probe: str, path: str) -> None:
         hosts = Hosts((), listening_on="127.0.0.1", key="")
-        admin = Admin(CollectorRegistry(), hosts, is_started=lambda: True, unready=lambda: None)
+        metrics = Metrics("stored")
+        status = StatusPage(
+            metrics.history, Live(metrics), credentials=lambda: (), unready=lambda: None, secrets=lambda: ()
+        )
+        admin = Admin(metrics.registry, hosts, is_started=lambda: True, unready=lambda: None, status=status)
         assert ("GET", path) in admin.routes
         assert SIDECAR[probe]["httpGet"] == {"path": path, "port": "admin"}
 

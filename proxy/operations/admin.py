@@ -1,4 +1,4 @@
-"""The admin listener: metrics and three probes that mean three things.
+"""The admin listener: the status page, metrics, and three probes that mean three things.
 
 A browser reaches it too, on loopback or inside a network, and carries the requests of any page it shows. So the Host
 is judged on every request, and what may change something is never taken from a page: both stand in front of all routes.
@@ -16,6 +16,7 @@ from proxy.gate.admission import Hosts, NotAdmitted
 from proxy.gate.crossing import ALWAYS_DOWN
 from proxy.head import AmbiguousHeader, Head
 from proxy.operations.serving import PlainServer, unread
+from proxy.operations.status import STILL, StatusPage
 
 
 HOSTS_KEY: Final = "admin.hosts"
@@ -41,6 +42,7 @@ class Admin:
         *,
         is_started: Callable[[], bool],
         unready: Callable[[], str | None],
+        status: StatusPage,
     ) -> None:
         self._hosts = hosts
         self.routes: Mapping[tuple[str, str], Route] = {
@@ -48,6 +50,9 @@ class Admin:
             ("GET", "/livez"): lambda: _answer(None),
             ("GET", "/startupz"): lambda: _answer(None if is_started() else "starting"),
             ("GET", "/readyz"): lambda: _answer(unready()),
+            ("GET", "/"): status.answer,
+            ("GET", "/status"): status.answer,
+            ("GET", STILL): lambda: status.answer(is_still=True),
         }
 
     def server(self) -> PlainServer:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from proxy.gate.clients import Client
@@ -39,16 +39,19 @@ class Live:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._there: set[Connection] = set()
+        self._there: dict[Connection, Transport] = {}
         self._gone: asyncio.Event | None = None  # while draining
         self.draining = False
 
     def __len__(self) -> int:
         return len(self._there)
 
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._there))
+
     def join(self, transport: Transport, connection: Connection) -> None:
         """Count a connection from now on."""
-        self._there.add(connection)
+        self._there[connection] = transport
         self._metrics.connected[transport] += 1
         if self.draining:
             connection.leave()
@@ -56,9 +59,17 @@ class Live:
     def part(self, transport: Transport, connection: Connection) -> None:
         """Count it no more."""
         self._metrics.connected[transport] -= 1
-        self._there.discard(connection)
+        self._there.pop(connection, None)
         if self._gone is not None and not self._there:
             self._gone.set()
+
+    def counts(self) -> dict[tuple[Transport, str | None], int]:
+        """How many there are now, by transport and by the name of their credential. It looks at each of them."""
+        counts: dict[tuple[Transport, str | None], int] = {}
+        for connection, transport in self._there.items():
+            kind = transport, connection.credential
+            counts[kind] = counts.get(kind, 0) + 1
+        return counts
 
     def revoke(self, problem_of: Callable[[Connection], Exception | None]) -> int:
         """End those that may not be there any more; `problem_of` says why one may not. Returns how many."""

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from proxy import __version__
 from proxy.bayeux.negotiation import Outcome, RejectedReason, UnansweredReason
 from proxy.bayeux.replies import MessageReason, RefusalReason
+from proxy.operations.history import History
 
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # each would double the series
@@ -66,6 +67,17 @@ _PREFIX: Final = "c8y_realtime_proxy_"
 _HANDSHAKE_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
+SIGN_IN_OUTCOMES: Final = (
+    "ok",
+    "credentials",
+    "code_required",
+    "code_wrong",
+    "setup_required",
+    "forbidden",
+    "too_many",
+    "unavailable",
+)
+
 NO_SOURCE: Final = "none"
 """What stands for the source of a handshake that was refused before there was one, where there are several kinds."""
 
@@ -76,15 +88,21 @@ FILES: Final = (
     "gate.client_id_key_file",
     "gate.jwt.jwks_file",
     "gate.jwt.ca_file",
+    "frontdoor.session_key_file",
+    "frontdoor.redis_ca_file",
 )
 """What is read again when it has changed, by its key in the configuration."""
 
 
 class Metrics:
-    """All metrics of one proxy in one registry; `sources` are the kinds of its credential sources."""
+    """All metrics of one proxy in one registry; `sources` are the kinds of its credential sources.
 
-    def __init__(self, *sources: str) -> None:
+    What they say of the last hour is told to `history`, which also knows credentials by name.
+    """
+
+    def __init__(self, *sources: str, history: History | None = None) -> None:
         self.registry = CollectorRegistry()
+        self.history = history or History()
         # A series is looked up here each time: the library's own way takes longer than all else that is counted.
         self._of_handshakes = self._counter(
             "handshakes",
@@ -153,6 +171,8 @@ class Metrics:
         file_reloads = self._counter(
             "file_reloads", "Attempts to read a file of the configuration again that has changed.", "file", "result"
         )
+        sign_ins = self._counter("sign_ins", "Attempts to sign in at the front door, by how they ended.", "outcome")
+        self._sign_ins = {outcome: sign_ins.labels(outcome) for outcome in SIGN_IN_OUTCOMES}
         self._file_reloads = {
             (file, well): file_reloads.labels(file, _RESULTS[well]) for file in FILES for well in _RESULTS
         }
@@ -169,18 +189,25 @@ class Metrics:
         for kind, transport, way in product((None, *sources), get_args(Transport), ways_to_end):
             self._handshakes[kind, transport, *way] = self._of_handshakes.labels(transport, kind or unchosen, *way)
 
-    def settle(self, transport: Transport, source: str | None, outcomes: Iterable[Outcome]) -> None:
-        """Record how handshakes ended, by the kind of source, if one was chosen. Only those that upstream answered
-        have a duration.
+    def settle(
+        self, transport: Transport, source: str | None, outcomes: Iterable[Outcome], *, credential: str | None = None
+    ) -> None:
+        """Record how handshakes ended, by the kind of source, if one was chosen, and the name of its credential. Only
+        those that upstream answered have a duration.
         """
         for outcome in outcomes:
             self._handshakes[source, transport, outcome.verdict, outcome.reason].inc()
+            self.history.settled(transport, credential, outcome)
             if outcome.verdict in {"accepted", "rejected"}:
                 self._seconds[transport].observe(outcome.seconds)
 
-    def upgrade(self, outcome: str, reason: str) -> None:
-        """Record one WebSocket opening; outcomes and reasons are those of UPGRADE_REASONS."""
+    def upgrade(self, outcome: str, reason: str, credential: str | None = None) -> None:
+        """Record one WebSocket opening; outcomes and reasons are those of UPGRADE_REASONS. `credential` names the one
+        that was chosen, if one was.
+        """
         self._upgrades[outcome, reason].inc()
+        if outcome != "accepted":
+            self.history.upgraded(credential, outcome, reason)
 
     def refused(self, transport: Transport, reasons: Iterable[MessageReason]) -> None:
         """Record messages that did not go up."""
@@ -194,6 +221,10 @@ class Metrics:
     def file_loaded(self, file: str, well: bool) -> None:  # noqa: FBT001 - the callbacks' one argument
         """Record an attempt to read one of FILES again."""
         self._file_reloads[file, well].inc()
+
+    def signed_in(self, outcome: str) -> None:
+        """Record an attempt to sign in; those of SIGN_IN_OUTCOMES."""
+        self._sign_ins[outcome].inc()
 
     def using(self, credential: str, count: Callable[[], int]) -> None:
         """Have the live uses of a stored credential read by `count`; its name is that of the configuration."""
@@ -213,11 +244,12 @@ class Metrics:
         """Forget the uses of a credential that is not configured any more."""
         self._uses.remove(credential)
 
-    def credential_loaded(self, source: str, well: bool) -> None:  # noqa: FBT001 - the callbacks' one argument
-        """Record an attempt to load, or to fetch, a credential."""
+    def credential_loaded(self, source: str, credential: str, well: bool) -> None:  # noqa: FBT001 - see above
+        """Record an attempt to load, or to fetch, the credential with this name."""
         self._reloads.labels(source, _RESULTS[well]).inc()
         if well:
             self._loaded.labels(source).set_to_current_time()
+            self.history.loaded(source, credential)
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(_PREFIX + name, description, labels, registry=self.registry)

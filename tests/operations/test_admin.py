@@ -9,10 +9,14 @@ from prometheus_client import CollectorRegistry
 
 from proxy.gate.admission import Hosts
 from proxy.operations.admin import HOSTS_KEY, Admin
+from proxy.operations.history import History
+from proxy.operations.live import Live
+from proxy.operations.metrics import Metrics
+from proxy.operations.status import StatusPage
 from tests.conftest import Running, running
 
 
-PATHS = ["/metrics", "/livez", "/startupz", "/readyz", "/nowhere"]
+PATHS = ["/", "/status", "/status/still", "/metrics", "/livez", "/startupz", "/readyz", "/nowhere"]
 
 
 async def told(port: int, request: bytes) -> tuple[int, dict[str, str], str]:
@@ -37,7 +41,8 @@ async def asked(port: int, *headers: str, method: str = "GET", path: str = "/liv
 async def admin() -> AsyncIterator[tuple[Admin, int]]:
     """An admin listener that a name is configured for, and its port; with one route that changes something."""
     hosts = Hosts(("metrics.example", "other.example:9090"), listening_on="0.0.0.0", key=HOSTS_KEY, any_address=True)  # noqa: S104
-    admin = Admin(CollectorRegistry(), hosts, is_started=lambda: True, unready=lambda: None)
+    status = StatusPage(History(), Live(Metrics("stored")), credentials=tuple, unready=lambda: None)
+    admin = Admin(CollectorRegistry(), hosts, is_started=lambda: True, unready=lambda: None, status=status)
     admin.routes = {**admin.routes, ("POST", "/change"): lambda: Response(text="changed\n")}
     runner = ServerRunner(admin.server())
     await runner.setup()

@@ -11,7 +11,15 @@ from prometheus_client import generate_latest
 
 from proxy import __version__
 from proxy.bayeux.negotiation import Outcome, Reason, Verdict
-from proxy.operations.metrics import FILES, HANDSHAKE_REASONS, LIMITS, UPGRADE_REASONS, Metrics, Transport
+from proxy.operations.metrics import (
+    FILES,
+    HANDSHAKE_REASONS,
+    LIMITS,
+    SIGN_IN_OUTCOMES,
+    UPGRADE_REASONS,
+    Metrics,
+    Transport,
+)
 
 
 PREFIX: Final = "c8y_realtime_proxy_"
@@ -77,6 +85,7 @@ def expected_series() -> dict[str, set[Labels]]:
             labels(transport=transport, reason=reason)
             for transport, reason in product(TRANSPORTS, ("subscribe", "publish", "call", "client_id"))
         },
+        "sign_ins_total": {labels(outcome=outcome) for outcome in SIGN_IN_OUTCOMES},
         "build_info": {labels(version=__version__)},
         "upgrades_total": {
             labels(outcome=outcome, reason=reason) for outcome, reasons in UPGRADE_REASONS.items() for reason in reasons
@@ -149,8 +158,8 @@ def test_no_use_of_the_instruments_adds_a_series(metrics: Metrics) -> None:
     for outcome, reasons in UPGRADE_REASONS.items():
         for reason_of_upgrade in reasons:
             metrics.upgrade(outcome, reason_of_upgrade)
-    metrics.credential_loaded("stored", well=True)
-    metrics.credential_loaded("stored", well=False)
+    metrics.credential_loaded("stored", "default", well=True)
+    metrics.credential_loaded("stored", "default", well=False)
     assert {name: set(samples) for name, samples in series(metrics).items()} == before
 
 
@@ -183,9 +192,9 @@ def test_connections_go_up_and_down(metrics: Metrics) -> None:
 
 def test_only_a_good_load_moves_the_timestamp(metrics: Metrics) -> None:
     source = labels(source="stored")
-    metrics.credential_loaded("stored", well=False)
+    metrics.credential_loaded("stored", "default", well=False)
     assert series(metrics)["credential_last_loaded_timestamp_seconds"][source] == 0.0
-    metrics.credential_loaded("stored", well=True)
+    metrics.credential_loaded("stored", "default", well=True)
     assert series(metrics)["credential_last_loaded_timestamp_seconds"][source] > 1_700_000_000
     assert series(metrics)["credential_reloads_total"] == {
         labels(source="stored", result="ok"): 1.0,

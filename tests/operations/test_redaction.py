@@ -139,6 +139,7 @@ def test_base64_behind_basic_is_hidden_whole(secret: str) -> None:
         "The stored credential is broken: /run/c8y-credential/password cannot be read: Permission denied. x",
         "No clear credential: the cookie authorization was sent more than once; send it once",
         "The demo page is at http://localhost:8080/ (Ctrl-C ends the demo)",
+        "Sign in at http://localhost:8082/sign-in as ada: type amber-otter-lantern (a password is enough)",
         "3 connections did not leave in time and are cut off",
         "Write to somebody@example.com",
     ],
