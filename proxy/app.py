@@ -6,22 +6,25 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, Self
 
 from aiohttp import web
 
-from proxy.config import BadConfiguration, Config, identity_of
+from proxy.config import OWN_SOURCES, BadConfiguration, Config, identity_of
 from proxy.credentials.login import LoginSource
 from proxy.credentials.sources import NoCredential
+from proxy.entrance import keeps_sessions
+from proxy.frontdoor.stores import StoreUnavailable
 from proxy.gate.admission import Hosts
 from proxy.gate.identity import NotIdentified
 from proxy.operations.admin import HOSTS_KEY, Admin
 from proxy.operations.live import Connection
+from proxy.operations.status import CredentialStatus, StatusPage
 from proxy.relay.door import Listener
-from proxy.relay.pages import Page, Pages
+from proxy.relay.pages import Pages, Routes
 from proxy.relay.polling import PollingRelay
 from proxy.relay.websocket import WebSocketRelay
 from proxy.tls import ServerTls
@@ -58,15 +61,15 @@ class Proxy:
         self,
         config: Config,
         *,
-        pages: Mapping[str, Page] | None = None,
+        pages: Routes | None = None,
         clock: Callable[[], float] = time.monotonic,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
-        self._pages = Pages({} if pages is None else pages)
-        self._lasting = Lasting(config, self._pages.paths, clock)
+        self._lasting = Lasting(config, {} if pages is None else pages, clock)
         self.metrics = self._lasting.metrics
         self._live = self._lasting.live
         self._wiring = wire(config, self._lasting)
+        self._pages = Pages(self._wiring.routes)
         carriage = self._wiring.carriage
         self._websockets = WebSocketRelay(carriage)
         self._polling = PollingRelay(carriage, smartrest=config.handshake.smartrest)
@@ -75,7 +78,7 @@ class Proxy:
             carriage.limits,
             websockets=self._websockets,
             polling=self._polling,
-            pages=self._pages.protocol,
+            pages=self._pages,
         )
         self._upstreams = {carriage.upstream}
         self._working: list[Worker] = []
@@ -96,6 +99,7 @@ class Proxy:
         async with AsyncExitStack() as opened:
             # Admin first: probes can be answered while the rest is not there yet.
             self.admin_port = await self._listen("admin", opened, self._serve_admin)
+            await self._open_sessions(opened)
             opened.push_async_callback(self._stop_working)
             opened.callback(self._close_upstreams)
             for room in (self._lasting.arrivals, self._websockets, self._polling, self._listener):
@@ -155,6 +159,7 @@ class Proxy:
         if carriage.upstream is not before.carriage.upstream:
             before.carriage.upstream.retire()
             self._upstreams = {upstream for upstream in self._upstreams if upstream.is_in_use} | {carriage.upstream}
+        self._pages.routes = self._wiring.routes
         self._websockets.change(carriage)
         self._polling.change(carriage, smartrest=config.handshake.smartrest)
         self._listener.change(self._wiring.front, limits)
@@ -236,6 +241,18 @@ class Proxy:
             return "no usable credential: see the log"
         return None
 
+    def _credentials(self) -> Iterator[CredentialStatus]:
+        """What the credentials are like now."""
+        for name, provision in self._wiring.provisions.items():
+            source, is_usable = provision.source, provision.source.is_usable()
+            yield CredentialStatus(
+                name,
+                source.name,
+                is_clients_own=source.name in OWN_SOURCES,
+                is_usable=is_usable,
+                complaint=source.complaint,
+            )
+
     def _server_tls(self) -> ServerTls | None:
         """What the public listener speaks TLS with, if it does. Raises CannotListen."""
         tls = self.config.listen.tls
@@ -261,6 +278,13 @@ class Proxy:
             Hosts(settings.hosts, listening_on=settings.host, key=HOSTS_KEY, any_address=True),
             is_started=lambda: self._started,
             unready=self._unready,
+            status=StatusPage(
+                self.metrics.history,
+                self._live,
+                credentials=self._credentials,
+                unready=self._unready,
+                secrets=self.secrets,
+            ),
         )
         runner = web.ServerRunner(admin.server(), shutdown_timeout=_CUT_OFF_SECONDS)
         await runner.setup()
@@ -284,6 +308,17 @@ class Proxy:
         opened.callback(server.close)
         port: int = server.sockets[0].getsockname()[1]
         return port
+
+    async def _open_sessions(self, opened: AsyncExitStack) -> None:
+        """Look after the sessions of those who sign in, where anybody does. Raises CannotListen."""
+        sessions = self._lasting.reception.sessions
+        if sessions is None:
+            return
+        opened.push_async_callback(sessions.stop)
+        try:
+            await sessions.start()
+        except StoreUnavailable as problem:
+            raise CannotListen(str(problem)) from None
 
     async def _listen(
         self, section: str, opened: AsyncExitStack, serve: Callable[[AsyncExitStack], Awaitable[int]]
@@ -322,6 +357,8 @@ def _with_what_stays(config: Config, was: Config) -> Config:
     stays: dict[str, object] = {}
     if config.admin != was.admin:
         stays["admin"] = was.admin
+    if config.frontdoor != was.frontdoor or keeps_sessions(config) is not keeps_sessions(was):
+        stays |= {"frontdoor": was.frontdoor, "credentials": was.credentials, "gate": was.gate}
     if _socket(config) != _socket(was):
         stays["listen"] = was.listen
     for section in stays:

@@ -1,7 +1,8 @@
 """From a configuration to collaborators, in reading order. Nothing is opened or started here."""
 
 import logging
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_network
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
+from proxy import entrance
 from proxy.config import (
+    OWN_SOURCES,
     Config,
     CredentialSettings,
     GrantSettings,
@@ -24,14 +27,16 @@ from proxy.credentials.cookie import CookieSource
 from proxy.credentials.device import DeviceSource
 from proxy.credentials.login import LoginSource
 from proxy.credentials.sealing import KeyFile
+from proxy.credentials.session import SessionSource
 from proxy.credentials.sources import CredentialSource, SourceOptions
 from proxy.credentials.stored import FixedValues, SecretDirectory, Store, StoredSource
 from proxy.credentials.subscriptions import Subscriptions, SubscriptionSource
 from proxy.credentials.vault import SealedFile, Sessions, VaultEntry
 from proxy.deadlines import TimeLimit
+from proxy.entrance import Reception, admitted_hosts, admitted_origins, owner_cookies
 from proxy.files import Reloaded
 from proxy.gate.admission import Gate
-from proxy.gate.crossing import Crossing
+from proxy.gate.crossing import COOKIE_BYTES, Crossing
 from proxy.gate.endpoints import ENDPOINTS
 from proxy.gate.identity import Entry, Identities
 from proxy.gate.keys import digest_of
@@ -45,6 +50,7 @@ from proxy.operations.uses import Uses
 from proxy.relay.carriage import ARRIVAL_SECONDS, Carriage, unix_now
 from proxy.relay.front import Front
 from proxy.relay.handshakes import Handshakes, Rates
+from proxy.relay.pages import Routes
 from proxy.relay.provisions import Provision
 from proxy.tls import Trust, trust_in, trusting
 from proxy.upstream.client import Upstream
@@ -74,10 +80,11 @@ class Lasting:
     `pages` are extra paths; `clock` gives monotonic seconds.
     """
 
-    def __init__(self, config: Config, pages: Container[str], clock: Callable[[], float]) -> None:
+    def __init__(self, config: Config, pages: Routes, clock: Callable[[], float]) -> None:
         # The kinds of sources are known before anything else, since they label every metric.
         self.metrics: Final = Metrics(*kinds(config))
         self.live: Final = Live(self.metrics)
+        self.platform: Platform | None = None  # as it is reached now
         limits = limits_of(config)
         self.shares: Final = Shares(limits.client_connections)
         self.rates: Final = Rates(limits)
@@ -85,6 +92,19 @@ class Lasting:
         self.pages: Final = pages
         self.clock: Final = clock
         self._files: Final[dict[str, Reloaded[Any]]] = {}
+        self.reception: Final = Reception(
+            config,
+            self.live,
+            keys=_session_keys(config, self),
+            trust=partial(self.trust, "frontdoor.redis_ca_file", config.frontdoor.redis_ca_file),
+            platform=self._platform_now,
+            clock=clock,
+        )
+
+    def _platform_now(self) -> Platform:
+        if self.platform is None:
+            raise AssertionError("nothing was wired yet")
+        return self.platform
 
     def reloaded(self, key: str, file: Path, read: Callable[[Path], Value]) -> Reloaded[Value]:
         """What a file amounts to, which `key` names. It is looked at now: where it is broken later, there is a last
@@ -125,6 +145,7 @@ class Wiring:
     provisions: Mapping[str, Provision]
     carriage: Carriage
     front: Front
+    routes: Routes
 
     def workers(self) -> list[Worker]:
         """What works in the background."""
@@ -142,6 +163,7 @@ class Wiring:
 def wire(config: Config, lasting: Lasting, before: Wiring | None = None) -> Wiring:
     """The collaborators for a configuration. What is configured as `before` is taken over from there."""
     way = _way(config, lasting, before)
+    lasting.platform = way.platform
     making = _Making(config, lasting, way, before)
     provisions = _provisions(config, lasting, making)
     token_keys = _token_keys(config, lasting, before)
@@ -166,19 +188,36 @@ def wire(config: Config, lasting: Lasting, before: Wiring | None = None) -> Wiri
         lasting.shares,
         lasting.arrivals,
     )
+    routes = ChainMap(lasting.pages, _front_door(config, lasting, way.platform, identities, provisions))
     front = Front(
         gate=Gate(
             listening_on=config.listen.host,
-            hosts=config.gate.hosts,
-            origins=config.gate.origins,
+            hosts=admitted_hosts(config),
+            origins=admitted_origins(config),
             relayed_cookies=config.upstream.relayed_cookies,
         ),
         identify=identities.identify,
         metrics=lasting.metrics,
         trusted_proxies=TrustedProxies(map(ip_network, config.gate.trusted_proxies)),
-        pages=lasting.pages,
+        pages=routes,
+        always_secure=(config.frontdoor.public_origin or "").startswith("https:"),
     )
-    return Wiring(config, identities, token_keys, way, making.pollers, provisions, carriage, front)
+    return Wiring(config, identities, token_keys, way, making.pollers, provisions, carriage, front, routes)
+
+
+def _front_door(
+    config: Config, lasting: Lasting, platform: Platform, identities: Identities, provisions: Mapping[str, Provision]
+) -> Routes:
+    """What the front door serves. Its credential is the only one: all are somebody's own there."""
+    return entrance.routes(
+        config,
+        lasting.reception,
+        platform=platform,
+        crossing=next(iter(provisions.values())).crossing,
+        identities=identities,
+        metrics=lasting.metrics,
+        clock=lasting.clock,
+    )
 
 
 def kinds(config: Config) -> list[str]:
@@ -202,12 +241,22 @@ def _provisions(config: Config, lasting: Lasting, making: "_Making") -> dict[str
             relayed_cookies=config.upstream.relayed_cookies,
             is_clients_own=source.is_clients_own,
             application_key=config.upstream.application_key,
+            on_long_cookie=_tell_of_long_cookie,
         )
         uses = None if source.is_clients_own else _uses(name, lasting, making.before)
         provisions[name] = Provision(
             name, source, crossing, uses=uses, endpoints=settings.endpoints, hosts=settings.hosts
         )
     return provisions
+
+
+def _tell_of_long_cookie() -> None:
+    log.warning(
+        "The platform's token is longer than a browser keeps: expected no more than %d bytes with the name and the "
+        "attributes of its cookie. Browsers lose their session with it; have the platform issue a shorter one, or keep "
+        'the tokens here (credentials.NAME.source = "session")',
+        COOKIE_BYTES,
+    )
 
 
 def _uses(name: str, lasting: Lasting, before: Wiring | None) -> Uses:
@@ -253,8 +302,9 @@ class _Making:
         """The source of the credential with this name."""
         settings = self._config.credentials[name]
         kind = source_of(settings) or "stored"
-        if kind == "cookie":
-            return CookieSource()
+        if kind in OWN_SOURCES:
+            sessions = self._lasting.reception.sessions
+            return CookieSource() if sessions is None else SessionSource(sessions)
         poller = self._poller(name, settings) if kind == "subscriptions" else None
         known = None if self.before is None else _known(name, self._config, self.before)
         if known is not None:
@@ -263,7 +313,7 @@ class _Making:
             credential=name,
             cooldown_seconds=settings.cooldown_seconds,
             clock=self._lasting.clock,
-            on_load=partial(self._lasting.metrics.credential_loaded, kind),
+            on_load=partial(self._lasting.metrics.credential_loaded, kind, name),
         )
         if poller is not None:
             return SubscriptionSource(poller, settings.tenant or "", **common)
@@ -299,7 +349,7 @@ class _Making:
                 poll_seconds=settings.poll_seconds,
                 cooldown_seconds=settings.cooldown_seconds,
                 clock=self._lasting.clock,
-                on_load=partial(self._lasting.metrics.credential_loaded, "subscriptions"),
+                on_load=partial(self._lasting.metrics.credential_loaded, "subscriptions", name),
             )
         return self.pollers[key]
 
@@ -372,6 +422,7 @@ def _identities(config: Config, token_keys: TokenKeys | None, before: Wiring | N
         if token_keys is not None
         else None,
         clock=unix_now,
+        owner_cookies=owner_cookies(config),
         before=None if before is None else before.identities,
     )
 
@@ -384,6 +435,12 @@ def _policies(grants: Iterable[GrantSettings]) -> dict[str, Policy]:
         )
         for endpoint in ENDPOINTS
     }
+
+
+def _session_keys(config: Config, lasting: Lasting) -> Callable[[], Sequence[bytes] | None] | None:
+    """What sessions are sealed with; None where nothing of them outlives the process."""
+    file = config.frontdoor.session_key_file
+    return None if file is None else lasting.reloaded("frontdoor.session_key_file", file, secrets_in).current
 
 
 def _client_id_keys(config: Config, lasting: Lasting) -> Callable[[], Sequence[bytes] | None]:

@@ -21,13 +21,12 @@ from proxy.app import CannotListen, Proxy
 from proxy.config import load
 from proxy.credentials.kinds import Credential
 from proxy.credentials.stored import StoredSource
-from proxy.demo.show import show
 from proxy.demo.simulator import Simulator
 from proxy.gate.clients import Client
 from proxy.gate.identity import IdentityUnavailable
 from proxy.gate.keys import generated, stored
 from proxy.head import Head
-from tests.conftest import PASSWORD, VALUES, Running, closed, exchange, handshake, receive, running
+from tests.conftest import PASSWORD, VALUES, Running, closed, exchange, handshake, running
 from tests.gate.tokens import AUDIENCE, ISSUER, jwks, public_jwk, token
 
 
@@ -413,51 +412,3 @@ async def test_connections_that_never_leave_are_cut_off_in_time(upstream: Simula
     for socket in sockets:
         await socket.close()
     assert time.monotonic() - started < 25 - 20  # the longest exit, the longest drain
-
-
-async def test_demo_fills_in_and_shows_how_handshakes_ended() -> None:
-    stop = asyncio.Event()
-    ports: list[int] = []
-    for _ in range(2):  # two neighbouring pairs of free ports
-        ports.append(await free_pair(ports))
-    async with asyncio.TaskGroup() as group:
-        group.create_task(show(stop, public_port=ports[0], admin_port=ports[1]))
-        async with aiohttp.ClientSession() as client:
-            base = f"http://localhost:{ports[0]}"
-            page = await until_served(client, f"{base}/")
-            assert "Content-Security-Policy" in page.headers
-            async with client.ws_connect(f"{base}/notification/realtime", origin=base) as socket:
-                [answer] = await exchange(socket, [handshake()])
-                subscribe = {"channel": "/meta/subscribe", "clientId": answer["clientId"]}
-                await exchange(socket, [subscribe | {"subscription": "/measurements/*"}])
-                assert (await receive(socket))[0]["channel"].startswith("/measurements/")
-            async with client.get(f"{base}/demo/outcomes") as response:
-                told = await response.json()
-        stop.set()
-    assert told["wrong"] == []
-    assert [(row["outcome"], row["count"]) for row in told["here"]] == [("accepted", 1)]
-
-
-async def free_pair(taken: list[int]) -> int:
-    """A port that is free, as is the one above it."""
-    while True:
-        first = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-        port: int = first.sockets[0].getsockname()[1]
-        first.close()
-        try:
-            second = await asyncio.start_server(lambda *_: None, "127.0.0.1", port + 1)
-        except OSError:
-            continue
-        second.close()
-        if not {port, port + 1} & {number + step for number in taken for step in (0, 1)}:
-            return port
-
-
-async def until_served(client: aiohttp.ClientSession, url: str) -> aiohttp.ClientResponse:
-    while True:
-        try:
-            async with client.get(url) as response:
-                await response.read()
-                return response
-        except aiohttp.ClientConnectionError:
-            await asyncio.sleep(0)

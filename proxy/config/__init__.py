@@ -10,6 +10,7 @@ from proxy.config.identities import secrets_in
 from proxy.config.loading import BadConfiguration, clients_in, load, vault_in
 from proxy.config.problems import Problem
 from proxy.config.tree import (
+    OWN_SOURCES,
     PREFIX,
     ClientSettings,
     Config,
@@ -26,6 +27,7 @@ from proxy.config.tree import (
 
 
 __all__ = [
+    "OWN_SOURCES",
     "PREFIX",
     "BadConfiguration",
     "ClientSettings",

@@ -7,7 +7,7 @@ from typing import Final
 from proxy.bayeux.channels import granted, is_service
 from proxy.bayeux.negotiation import ClientAuthn
 from proxy.config.problems import A_KEY, Problem, Told, told
-from proxy.config.tree import ClientSettings, Config, GrantSettings, IdentityMethod, identity_of, source_of
+from proxy.config.tree import OWN_SOURCES, ClientSettings, Config, GrantSettings, IdentityMethod, identity_of, source_of
 from proxy.gate.admission import is_loopback
 from proxy.gate.clients import DEFAULT_CREDENTIAL
 from proxy.gate.policy import Grant, Policy
@@ -49,12 +49,16 @@ def secrets_in(file: Path) -> list[bytes]:
 
 def content_problems(config: Config, unreadable: Mapping[str, str]) -> Iterator[Problem]:
     """What is wrong with the content of files that can be read."""
-    key = "gate.client_id_key_file"
-    if (file := config.gate.client_id_key_file) and key not in unreadable:
-        try:
-            secrets_in(file)
-        except ValueError as problem:
-            yield Problem(key, str(problem))
+    of_secrets = {
+        "gate.client_id_key_file": config.gate.client_id_key_file,
+        "frontdoor.session_key_file": config.frontdoor.session_key_file,
+    }
+    for key, file in of_secrets.items():
+        if file and key not in unreadable:
+            try:
+                secrets_in(file)
+            except ValueError as problem:
+                yield Problem(key, str(problem))
     key = "gate.jwt.jwks_file"
     if (file := config.gate.jwt.jwks_file) and key not in unreadable:
         try:
@@ -68,8 +72,12 @@ def _method_contradictions(config: Config) -> Iterator[Told]:
     if methods & _ALONE and len(methods) > 1:
         yield (Problem(_IDENTITY, "expected none or own alone, or any of basic, bearer, mtls and jwt"),)
     sources = _source_keys(config)
-    if "own" in methods and not {source_of(settings) for settings in config.credentials.values()} <= {"cookie", None}:
-        text = "expected another than own, which is for clients that bring their own credential (source = cookie)"
+    kinds = {source_of(settings) for settings in config.credentials.values()}
+    if "own" in methods and not kinds <= {*OWN_SOURCES, None}:
+        text = "expected another than own, which is for clients with sessions of their own (source = cookie or session)"
+        yield told(Problem(_IDENTITY, text), *sources)
+    if "session" in kinds and methods != {"own"}:
+        text = "expected own, since source is session: whose session it is, is who the client is"
         yield told(Problem(_IDENTITY, text), *sources)
     if methods & _ALONE and len(config.credentials) > 1:
         text = "expected one credential, since nothing tells clients apart; or another gate.identity"

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from pydantic import BaseModel, ValidationError
 
+from proxy.config.frontdoor import frontdoor_contradictions
 from proxy.config.identities import content_problems, identity_contradictions
 from proxy.config.problems import Problem, Told
 from proxy.config.sources import source_contradictions, vault_contradictions
@@ -277,7 +278,8 @@ def _contradictions(config: Config) -> Iterator[Told]:
     if not config.upstream.url:
         yield (Problem("upstream.url", "expected the address of the tenant: set it, or C8Y_BASEURL"),)
     yield from source_contradictions(config)
-    if not is_loopback(config.listen.host) and not config.gate.hosts:
+    yield from frontdoor_contradictions(config)
+    if not is_loopback(config.listen.host) and not (config.gate.hosts or config.frontdoor.public_origin):
         text = "expected the names this proxy is reached by, since it listens beyond loopback"
         yield Problem("gate.hosts", text), "listen.host"
     if (config.admin.host, config.admin.port) == (config.listen.host, config.listen.port) and config.admin.port:
@@ -299,6 +301,9 @@ def _file_problems(config: Config) -> Iterator[Problem]:
         "gate.client_id_key_file": config.gate.client_id_key_file,
         "gate.jwt.jwks_file": config.gate.jwt.jwks_file,
         "gate.jwt.ca_file": config.gate.jwt.ca_file,
+        "frontdoor.session_key_file": config.frontdoor.session_key_file,
+        "frontdoor.redis_password_file": config.frontdoor.redis_password_file,
+        "frontdoor.redis_ca_file": config.frontdoor.redis_ca_file,
     }
     for name, settings in config.credentials.items():
         files |= {
@@ -312,7 +317,7 @@ def _file_problems(config: Config) -> Iterator[Problem]:
         certificate, private = map(files.get, pair)
         if certificate and private and not unreadable.keys() & set(pair):
             yield from _pair_problems(section, certificate, private)
-    for key in ("upstream.ca_file", "listen.tls.client_ca_file", "gate.jwt.ca_file"):
+    for key in ("upstream.ca_file", "listen.tls.client_ca_file", "gate.jwt.ca_file", "frontdoor.redis_ca_file"):
         if (file := files[key]) and key not in unreadable:
             try:
                 ssl.create_default_context(cafile=file)

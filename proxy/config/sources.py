@@ -5,7 +5,7 @@ from typing import Final
 
 from proxy.bayeux.negotiation import ClientAuthn
 from proxy.config.problems import A_KEY, Problem, Told
-from proxy.config.tree import Config, CredentialSettings, Source, source_of
+from proxy.config.tree import OWN_SOURCES, Config, CredentialSettings, Source, source_of
 from proxy.credentials.stored import BrokenCredential, credential_from
 
 
@@ -46,8 +46,8 @@ def _of_one(config: Config, where: str, settings: CredentialSettings) -> Iterato
         if key in settings.model_fields_set and getattr(settings, key) is not None and source not in sources:
             text = f"expected with source = {' or '.join(sorted(sources))} only"
             yield Problem(f"{where}.{key}", text), source_key
-    if source == "cookie" and config.handshake.client_authn is ClientAuthn.FILL:
-        text = "expected override or refuse: with source = cookie all credentials are the client's"
+    if source in OWN_SOURCES and config.handshake.client_authn is ClientAuthn.FILL:
+        text = f"expected override or refuse: with source = {source} all credentials are the client's"
         yield Problem("handshake.client_authn", text), source_key
     if not settings.endpoints:
         yield (Problem(f"{where}.endpoints", "expected at least one, or all by leaving it out"),)

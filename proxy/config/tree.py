@@ -25,11 +25,14 @@ from proxy.config.values import (
     Number,
     Origin,
     Pattern,
+    PlatformPath,
     Port,
     ProxyUrl,
+    RedisUrl,
     Said,
     Seconds,
     StoredKey,
+    UrlPath,
 )
 from proxy.gate.clients import DEFAULT_CREDENTIAL
 from proxy.gate.endpoints import ENDPOINTS
@@ -90,7 +93,7 @@ class Upstream(_Section):
     )
 
 
-Source = Literal["stored", "cookie", "vault", "login", "device", "subscriptions"]
+Source = Literal["stored", "cookie", "session", "vault", "login", "device", "subscriptions"]
 
 
 class CredentialSettings(_Section):
@@ -99,9 +102,10 @@ class CredentialSettings(_Section):
     source: Source | None = Field(
         None,
         description="stored: values from the directory or the platform's environment; cookie: the client's own "
-        "platform session; vault: values of an entry of the vault; login: a platform session (OAI-Secure), logged in "
-        "to with such values; device: a token for a device certificate; subscriptions: a service user that the "
-        "platform gives to a microservice. Where stored values are found, stored is the default.",
+        "platform session; session: the platform session of who signed in at the front door; vault: values of an entry "
+        "of the vault; login: a platform session (OAI-Secure), logged in to with such values; device: a token for a "
+        "device certificate; subscriptions: a service user that the platform gives to a microservice. Where stored "
+        "values are found, stored is the default.",
     )
     directory: FilePath | None = Field(
         None,
@@ -166,6 +170,55 @@ class VaultSettings(_Section):
         if self.key_credential is not None:
             return Path(self._credentials_directory, self.key_credential) if self._credentials_directory else None
         return self.key_file
+
+
+class FrontDoorSettings(_Section):
+    """Browsers: where they reach this proxy, and what it keeps of who signs in. Only a restart changes this."""
+
+    public_origin: Origin | None = Field(
+        None,
+        description="Scheme, host and port by which browsers reach this proxy, maybe through an ingress. It counts "
+        "among gate.origins, and its host among gate.hosts.",
+    )
+    sessions_file: FilePath | None = Field(
+        None,
+        description="For session: the SQLite file that sessions are kept in. Left out, and without redis_url, they are "
+        "kept in memory, and everybody has to sign in again after a restart.",
+    )
+    redis_url: RedisUrl | None = Field(
+        None,
+        repr=False,
+        description="For session: the Redis that all replicas keep sessions in, such as "
+        "redis://redis.example.com:6379; rediss:// for TLS.",
+    )
+    redis_password_file: FilePath | None = Field(None, description="The password for that; looked at when connecting.")
+    redis_ca_file: FilePath | None = Field(None, description="Certificate authorities in PEM for that.")
+    session_key_file: FilePath | None = Field(
+        None,
+        description="What sessions are sealed with: a secret per line, the first one seals. Required where they are "
+        "kept beyond memory.",
+    )
+    idle_seconds: Seconds = Field(
+        3600.0, description="A session ends after so long without a request or an open connection."
+    )
+    absolute_seconds: Seconds = Field(43_200.0, description="And so long after signing in at the latest.")
+    tenant: Said | None = Field(
+        None, description="Where people sign in to, if the host of upstream.url does not say that."
+    )
+    asks_tenant: bool = Field(default=False, description="Ask for the tenant when signing in.")
+    title: Said = Field("Cumulocity", description="What people sign in to, as the pages call it.")
+    home: UrlPath = Field("/", description="Where people go who have signed in, unless they were on their way.")
+    platform_paths: tuple[PlatformPath, ...] = Field(
+        (
+            "GET /tenant/loginOptions",
+            "GET /tenant/oauth",
+            "POST /tenant/oauth",
+            "POST /user/logout",
+            "GET /user/currentUser",
+            "GET /tenant/currentTenant",
+        ),
+        description="What else of the platform is relayed, by method and path: for the session of who asks.",
+    )
 
 
 class Handshake(_Section):
@@ -237,7 +290,7 @@ class GateSettings(_Section):
     identity: tuple[IdentityMethod, ...] = Field(
         (),
         description="How clients prove who they are: none, own, or any of basic, bearer, mtls and jwt. Left out, it is "
-        "own where the source of the credential is cookie, and none elsewhere.",
+        "own where the source of the credential is cookie or session, and none elsewhere.",
     )
     admit_anyone: bool = Field(
         default=False, description="Beyond loopback, none has to be said twice: here, and in gate.identity."
@@ -329,6 +382,7 @@ class Config(_Section):
         default_factory=lambda: _at_least_one({}), description="The credentials of this process by name."
     )
     vault: VaultSettings = Field(default_factory=VaultSettings)
+    frontdoor: FrontDoorSettings = Field(default_factory=FrontDoorSettings)
     handshake: Handshake = Field(default_factory=Handshake)
     gate: GateSettings = Field(default_factory=GateSettings)
     clients: tuple[ClientSettings, ...] = Field((), description="The clients, for basic, bearer, mtls and jwt.")
@@ -363,7 +417,11 @@ def identity_of(config: Config) -> tuple[IdentityMethod, ...]:
     if config.gate.identity:
         return tuple(dict.fromkeys(config.gate.identity))
     sources = {source_of(settings) for settings in config.credentials.values()}
-    return ("own",) if sources == {"cookie"} else ("none",)
+    return ("own",) if sources and sources <= OWN_SOURCES else ("none",)
+
+
+OWN_SOURCES: Final = frozenset({"cookie", "session"})
+"""The sources of credentials that are the session of who asks."""
 
 
 NAMED: Final = "NAME"

@@ -10,11 +10,11 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from proxy.bayeux.channels import granted
-from proxy.credentials.kinds import AUTHORIZATION_COOKIE, XSRF_COOKIE
 from proxy.credentials.vault import ENTRY_NAME
 from proxy.gate import keys
 from proxy.gate.admission import is_loopback
-from proxy.gate.endpoints import ENDPOINTS
+from proxy.gate.crossing import is_relayable
+from proxy.gate.endpoints import ENDPOINTS, endpoint_of
 
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -22,6 +22,15 @@ _PORTS: Final = range(1, 65536)
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _CREDENTIAL_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _WHOLE_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,18}")
+_URL_PATH: Final = re.compile(r"/(?![/\\])[!-\[\]-~]*")
+_PLAIN_PATH: Final = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,=:@-]+)+/?")
+"""What everybody reads alike: neither encoded characters, nor parameters, empty or dot segments."""
+
+_LOGIN: Final = "/tenant/oauth"
+_LOGOUT: Final = "/user/logout"
+_REDIS_PATH: Final = re.compile(r"(/[0-9]{0,3})?")
+_METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE"})
+_OUR_PATHS: Final = frozenset({"/sign-in", "/sign-out", "/session"})
 _COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
 
 
@@ -54,6 +63,45 @@ def _split(text: str, expected: ValueError) -> tuple[SplitResult, int | None]:
     if port == 0 or parts.scheme not in _DEFAULT_PORTS or not _is_host(parts.hostname or ""):
         raise expected
     return parts, port
+
+
+def _redis_url(text: str) -> str:
+    expected = ValueError("expected the address of a Redis alone, such as redis://redis.example.com:6379/0")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise expected from None
+    if parts.scheme not in {"redis", "rediss"} or port == 0 or not _is_host(parts.hostname or ""):
+        raise expected
+    if parts.password is not None:
+        raise ValueError("expected no password within it: put that into frontdoor.redis_password_file")
+    if "?" in text or "#" in text or not _REDIS_PATH.fullmatch(parts.path):
+        raise expected
+    return text
+
+
+def _url_path(text: str) -> str:
+    if not _URL_PATH.fullmatch(text):
+        raise ValueError("expected a path on our own origin, such as /app/")
+    return text
+
+
+def _platform_path(text: str) -> str:
+    method, _, path = text.partition(" ")
+    if method not in _METHODS or not _PLAIN_PATH.fullmatch(path):
+        raise ValueError("expected a method and a path, such as GET /inventory/managedObjects")
+    if path.rstrip("/") in _OUR_PATHS or endpoint_of(path) is not None:
+        raise ValueError("expected a path that this proxy does not serve itself")
+    folded = path.lower()
+    if folded.startswith(_LOGIN) and text not in {f"GET {_LOGIN}", f"POST {_LOGIN}"}:
+        raise ValueError(
+            "expected of logging in GET /tenant/oauth and POST /tenant/oauth alone: what else there is gives scripts a "
+            "token of the platform"
+        )
+    if folded.startswith(_LOGOUT) and text != f"POST {_LOGOUT}":
+        raise ValueError("expected of logging out POST /user/logout alone")
+    return text
 
 
 def _host(text: str) -> str:
@@ -91,8 +139,11 @@ def _network(text: str) -> str:
 
 
 def _cookie_name(text: str) -> str:
-    if text.lower() in {AUTHORIZATION_COOKIE.lower(), XSRF_COOKIE.lower()}:
-        raise ValueError("expected no credential among them: those cross by credentials.default.source alone")
+    if not is_relayable(text):
+        raise ValueError(
+            "expected no credential among them, which cross by credentials.default.source alone, and no cookie of this "
+            "proxy (__Host-c8y-), which never do"
+        )
     if not _COOKIE_NAME.fullmatch(text):
         raise ValueError("expected names of cookies, such as BAYEUX_BROWSER")
     return text
@@ -186,6 +237,9 @@ ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 Host = Annotated[str, AfterValidator(_host)]
 ListeningHost = Annotated[str, AfterValidator(_listening_host)]
 Network = Annotated[str, AfterValidator(_network)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+UrlPath = Annotated[str, AfterValidator(_url_path)]
+PlatformPath = Annotated[str, AfterValidator(_platform_path)]
 CookieName = Annotated[str, AfterValidator(_cookie_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 JwksUrl = Annotated[str, AfterValidator(_jwks_url)]

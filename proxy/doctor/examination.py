@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 
-from proxy.config import Config, source_of
+from proxy.config import OWN_SOURCES, Config, source_of
 from proxy.doctor.findings import OF_A_CREDENTIAL, Step, Tell, Verdict, needs
 from proxy.doctor.logins import logged_in
 from proxy.doctor.network import Network
@@ -42,14 +42,14 @@ async def _ask_upstream(config: Config, name: str, tell: Tell, unix_now: Callabl
             "vault": config.vault.model_copy(update={"sessions_file": None}),
         }
     )
-    wiring = wire(alone, Lasting(alone, (), time.monotonic))
+    wiring = wire(alone, Lasting(alone, {}, time.monotonic))
     real_time = RealTime(config, name, wiring, tell)
     try:
         async with logged_in(config, name, wiring, unix_now) as (finding, credential):
             tell(finding)
             if credential is not None:
                 await real_time.examine(credential)
-            elif source_of(config.credentials[name]) == "cookie":
+            elif source_of(config.credentials[name]) in OWN_SOURCES:
                 await real_time.examine_upgrade()
             else:
                 for step in OF_A_CREDENTIAL[2:]:

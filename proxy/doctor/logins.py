@@ -61,6 +61,9 @@ async def logged_in(
             case "cookie":
                 text = "A browser or a microservice has to log in; open its page through the proxy to try that"
                 yield login.finding(Verdict.SKIPPED, text), None
+            case "session":
+                text = "People sign in at the front door; do so in a browser, at /sign-in, to try that"
+                yield login.finding(Verdict.SKIPPED, text), None
             case "login":
                 finding, credential = await _kept_or_none(login, platform, unix_now)
                 if finding is not None:

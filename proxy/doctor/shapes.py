@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 
@@ -19,16 +20,19 @@ from proxy.upstream.platform import claims_of
 from proxy.wiring import store_of
 
 
+_BROUGHT: Final = {
+    "cookie": "Clients bring their own: the authorization cookie of a platform session, and the XSRF token of it",
+    "session": "Who signs in has one; nothing is stored for it",
+}
+
+
 def shape(config: Config, name: str, clock: Callable[[], float] = time.time) -> Finding:
     """Look at what a credential is made from; `clock` gives Unix time."""
     settings = config.credentials[name]
     try:
         match source_of(settings):
-            case "cookie":
-                text = (
-                    "Clients bring their own: the authorization cookie of a platform session, and the XSRF token of it"
-                )
-                return Finding("shape", Verdict.SKIPPED, text, credential=name)
+            case "cookie" | "session" as source:
+                return Finding("shape", Verdict.SKIPPED, _BROUGHT[source], credential=name)
             case "device" if settings.certificate_file is not None:
                 return _certificate(name, settings.certificate_file, clock())
             case "login":
