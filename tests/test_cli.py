@@ -312,12 +312,13 @@ async def test_version_is_told() -> None:
     assert await command("--version") == (0, f"{__version__}\n", "")
 
 
-@pytest.mark.parametrize("home", ["sidecar", "edge", "frontdoor"])
+@pytest.mark.parametrize("home", ["sidecar", "edge", "frontdoor", "frontdoor-cookie"])
 async def test_every_example_configuration_passes_check_with_its_files_in_place(home: str, tmp_path: Path) -> None:
     issued = trustme.CA().issue_cert("gateway.example.com")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
-    (tmp_path / "client-id-key").write_text("a secret of tests, which is none\n")
+    for name in ("client-id-key", "session-key", "redis-password"):
+        (tmp_path / name).write_text("a secret of tests, which is none\n")
     example = (Path(__file__).parent.parent / "config" / f"{home}.toml").read_text()
     file = tmp_path / "proxy.toml"
     file.write_text(example.replace("/etc/c8y-realtime-proxy/", f"{tmp_path}/"))

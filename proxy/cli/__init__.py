@@ -174,5 +174,7 @@ def _parser() -> Parser:
     doctor.add_parser(commands)
     clients.add_parser(commands)
     credentials.add_parser(commands)
-    commands.add_parser("demo", help="a simulated tenant, two proxies in front of it, and a page to watch them")
+    commands.add_parser(
+        "demo", help="a simulated tenant, three proxies in front of it, and pages to watch them and to sign in"
+    )
     return parser

@@ -36,7 +36,8 @@ class SessionRules:
     `token_seconds` is the lifespan of a token in a cookie, `body_token_seconds` of one in a body, the same unless
     given; `cookie_seconds` how long a browser keeps the cookies, for its own life if negative.
     `revocation_seconds` is how long a renewed token stays good. `renews_upgrades` lets an upgrade renew like any other
-    HTTP request, if its headers hold a whole credential: the documents make no exception.
+    HTTP request, if its headers hold a whole credential: the documents make no exception. A browser's cookie comes
+    alone there, and renews only with `renews_lone_cookies`, of which the documents say nothing.
     """
 
     token_seconds: float = 2 * _DAY
@@ -48,6 +49,7 @@ class SessionRules:
     parallel: int = 5
     validates_user_agent: bool = False
     renews_upgrades: bool = True
+    renews_lone_cookies: bool = False
 
 
 _Ended = Literal["logged out", "made room", "terminated"]
@@ -129,14 +131,16 @@ class Logins:
         if account is None:
             raise Unauthorized
         self._check_second_factor(account, code)
+        return self.begin(user, user_agent=user_agent, in_body=in_body, tfa=account.totp is not None)
+
+    def begin(self, user: User, *, user_agent: str | None = None, in_body: bool = False, tfa: bool = False) -> Token:
+        """Begin a session for somebody who has proved who they are."""
         now = self._clock()
         others = self._live(user)
         for oldest in others[: max(0, len(others) - self.rules.parallel + 1)]:
             oldest.end(now, "made room")
         seconds = self.rules.body_token_seconds if in_body else None
-        session = PlatformSession(
-            user, user_agent, now, seconds or self.rules.token_seconds, tfa=account.totp is not None
-        )
+        session = PlatformSession(user, user_agent, now, seconds or self.rules.token_seconds, tfa=tfa)
         self._sessions.append(session)
         self.succeeded += 1
         token = self._issue(session)

@@ -4,7 +4,9 @@ Shapes are those of the platform's OpenAPI description and of what its JavaScrip
 a login is a form of `grant_type` PASSWORD, `username` (with or without the tenant before a slash), `password` and
 `tfa_code`, which the Python client calls `tfa_token` and the JavaScript client fills with the word "undefined".
 `authorization` is HttpOnly, neither cookie names a domain (it is omitted since release 10.20.472), both are Secure
-where the platform is; that they may be sent to any path and name no SameSite is inferred.
+where the platform is; that they may be sent to any path and name no SameSite is inferred. A login with a code of an
+identity provider has `grant_type` AUTHORIZATION_CODE and `code`, in the form, or in older documents in the query and in
+lower case; see `single_sign_on` for what leads there.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,6 +18,7 @@ from aiohttp import web
 from proxy.demo.accounts import Unauthorized, User, same
 from proxy.demo.admission import Admitted
 from proxy.demo.devices import DEVICE_TOKEN_PATH, chain_of, common_name_of, token_answer
+from proxy.demo.single_sign_on import ProviderUnavailable, SignedOn, SingleSignOn
 from proxy.demo.tenant import Tenant
 from proxy.demo.tokens import Token
 
@@ -24,6 +27,7 @@ Answer = Callable[[Tenant, web.Request], Awaitable[web.Response]]
 
 _VENDOR = "application/vnd.com.nsn.cumulocity."
 _LOGIN_PATHS = ("/tenant/oauth", "/tenant/oauth/token")
+_ROLES = ("ROLE_USER_MANAGEMENT_OWN_READ", "ROLE_INVENTORY_READ", "ROLE_MEASUREMENT_READ")  # enough to look around
 _SCHEMES_THAT_OPEN_NO_WINDOW = {"true": "XBasic"}  # UseXBasic keeps a browser from opening its own login window
 
 
@@ -31,6 +35,7 @@ def routes(tenant: Tenant) -> list[web.RouteDef]:
     """Everything that is served beside real-time notifications."""
     return _routes(
         tenant,
+        ("GET", "/tenant/oauth", _sign_on),
         ("POST", "/tenant/oauth", _log_in_for_cookies),
         ("POST", "/tenant/oauth/token", _log_in_for_body),
         ("GET", "/tenant/loginOptions", _tell_login_options),
@@ -71,7 +76,7 @@ def _routes(tenant: Tenant, *served: tuple[str, str, Answer]) -> list[web.RouteD
 
 async def _serve(tenant: Tenant, answer: Answer, request: web.Request) -> web.Response:
     tenant.record(request, "call")
-    if request.path in _LOGIN_PATHS:
+    if request.path in _LOGIN_PATHS and (request.method == "POST" or "code" in request.query):
         tenant.logins.ask(request.headers.get("User-Agent"))
     if request.path == DEVICE_TOKEN_PATH:
         tenant.devices.ask(common_name_of(request), chain_of(request))
@@ -93,6 +98,8 @@ async def _serve(tenant: Tenant, answer: Answer, request: web.Request) -> web.Re
 
 async def _log_in(tenant: Tenant, request: web.Request, *, in_body: bool) -> Token:
     fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    if (request.query.get("grant_type") or fields.get("grant_type", "")).upper() == "AUTHORIZATION_CODE":
+        return (await _signed_on(tenant, request, dict(request.query) | fields, in_body=in_body))[1]
     if fields.get("grant_type") != "PASSWORD":
         raise web.HTTPBadRequest
     named, _, name = fields.get("username", "").rpartition("/")
@@ -105,6 +112,48 @@ async def _log_in(tenant: Tenant, request: web.Request, *, in_body: bool) -> Tok
         user_agent=request.headers.get("User-Agent"),
         in_body=in_body,
     )
+
+
+async def _signed_on(
+    tenant: Tenant, request: web.Request, fields: Mapping[str, str], *, in_body: bool = False
+) -> tuple[SignedOn, Token]:
+    """The session of somebody who brings a code of the identity provider."""
+    settings = _sso_of(tenant, request)
+    try:
+        signed_on = await tenant.sign_ons.finish(settings, code=fields.get("code", ""), state=fields.get("state"))
+    except ProviderUnavailable as unavailable:
+        raise web.HTTPBadGateway from unavailable
+    user = User(tenant.accounts.tenant, signed_on.user)
+    return signed_on, tenant.logins.begin(user, user_agent=request.headers.get("User-Agent"), in_body=in_body)
+
+
+def _sso_of(tenant: Tenant, request: web.Request) -> SingleSignOn:
+    """How people of the tenant that a request names sign on. Raises Unauthorized for a tenant without."""
+    if tenant.sso is None:
+        raise web.HTTPBadRequest
+    if request.query.get("tenant_id", tenant.accounts.tenant) != tenant.accounts.tenant:
+        raise Unauthorized
+    return tenant.sso
+
+
+async def _sign_on(tenant: Tenant, request: web.Request) -> web.Response:
+    """Send a browser to the identity provider, or take it back from there."""
+    settings, query = _sso_of(tenant, request), request.query
+    if "error" in query:
+        raise Unauthorized
+    if "code" in query:
+        signed_on, token = await _signed_on(tenant, request, query)
+        response = _told({}, "application/json") if settings.flow_controlled_by_ui else _sent_to(signed_on.returns_to)
+        _set_pair(tenant, token, response, secure=request.secure)
+        return response
+    if query.get("response_type") != "code":
+        raise web.HTTPBadRequest
+    location = tenant.sign_ons.begin(settings, returns_to=query.get("originUri"))
+    return _told({"redirectTo": location}, "application/json") if settings.flow_controlled_by_ui else _sent_to(location)
+
+
+def _sent_to(location: str) -> web.Response:
+    return web.Response(status=302, headers={"Location": location, "Cache-Control": "no-store"})
 
 
 async def _log_in_for_cookies(tenant: Tenant, request: web.Request) -> web.Response:
@@ -139,7 +188,25 @@ async def _tell_login_options(tenant: Tenant, request: web.Request) -> web.Respo
             "userAgentValidationRequired": rules.validates_user_agent,
         }
     basic = shared | {"self": f"{here}/loginOptions/BASIC", "id": "BASIC", "type": "BASIC"}
-    return _told({"self": f"{here}/loginOptions/", "loginOptions": [internal, basic]}, "loginoptioncollection+json")
+    options = [internal, basic, *_sso_options(tenant, here)]
+    return _told({"self": f"{here}/loginOptions/", "loginOptions": options}, "loginoptioncollection+json")
+
+
+def _sso_options(tenant: Tenant, here: str) -> list[dict[str, object]]:
+    if tenant.sso is None:
+        return []
+    option = {
+        "self": f"{here}/loginOptions/OAUTH2",
+        "id": "OAUTH2",
+        "type": "OAUTH2",
+        "grantType": "AUTHORIZATION_CODE",
+        "userManagementSource": "REMOTE",
+        "providerName": tenant.sso.provider_name,
+        "buttonName": tenant.sso.button_name,
+        "visibleOnLoginPage": tenant.sso.is_visible,
+        "initRequest": f"{here}/oauth?tenant_id={tenant.accounts.tenant}&response_type=code",
+    }
+    return [option | ({"flowControlledByUI": True} if tenant.sso.flow_controlled_by_ui else {})]
 
 
 async def _log_out(tenant: Tenant, request: web.Request) -> web.Response:
@@ -154,11 +221,33 @@ async def _log_out(tenant: Tenant, request: web.Request) -> web.Response:
 
 
 async def _tell_current_user(tenant: Tenant, request: web.Request) -> web.Response:
-    return _tell(tenant, request, lambda user: {"id": user.name, "userName": user.name}, "currentuser+json")
+    here = f"{request.scheme}://{request.host}/user"
+
+    def told(user: User) -> Mapping[str, object]:
+        roles = [{"self": f"{here}/roles/{role}", "id": role, "name": role} for role in _ROLES]
+        return {
+            "self": f"{here}/currentUser",
+            "id": user.name,
+            "userName": user.name,
+            "shouldResetPassword": False,
+            "effectiveRoles": roles,
+        }
+
+    return _tell(tenant, request, told, "currentuser+json")
 
 
 async def _tell_current_tenant(tenant: Tenant, request: web.Request) -> web.Response:
-    return _tell(tenant, request, lambda user: {"name": user.tenant, "domainName": request.host}, "currenttenant+json")
+    def told(user: User) -> Mapping[str, object]:
+        return {
+            "self": f"{request.scheme}://{request.host}/tenant/currentTenant",
+            "name": user.tenant,
+            "domainName": request.host,
+            "allowCreateTenants": False,
+            "applications": {"references": []},
+            "customProperties": {},
+        }
+
+    return _tell(tenant, request, told, "currenttenant+json")
 
 
 async def _tell_subscriptions(tenant: Tenant, request: web.Request) -> web.Response:

@@ -5,10 +5,9 @@ which transport, how it denies a handshake, how it holds a connect. Nothing here
 """
 
 import asyncio
-import socket
 import ssl
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -18,15 +17,27 @@ from aiohttp import WSCloseCode, web
 from proxy.demo.accounts import Account, Accounts
 from proxy.demo.devices import Devices
 from proxy.demo.faults import Fault
+from proxy.demo.listening import abort_connections, listen, url_of
 from proxy.demo.logins import Logins, SessionRules
 from proxy.demo.platform import device_routes, routes
 from proxy.demo.polling import poll
 from proxy.demo.sessions import Sessions
+from proxy.demo.single_sign_on import SignOns, SingleSignOn
 from proxy.demo.sockets import CLOSE_SECONDS, converse
 from proxy.demo.tenant import Request, Tenant
 
 
-__all__ = ["ENDINGS", "PATHS", "Account", "Accounts", "Fault", "Request", "SessionRules", "Simulator"]
+__all__ = [
+    "ENDINGS",
+    "PATHS",
+    "Account",
+    "Accounts",
+    "Fault",
+    "Request",
+    "SessionRules",
+    "Simulator",
+    "SingleSignOn",
+]
 
 PATHS = (
     "/notification/realtime",
@@ -46,9 +57,9 @@ class Simulator(Tenant):
 
     `hold_seconds` is how long a connect waits, `keepalive_seconds` how often a space is sent meanwhile, and
     `max_interval_seconds` how long a client may stay away between two connects. `totp` is the base32 secret of the
-    user's second factor, `others` are more users, also of other tenants; `clock` gives the Unix time by which tokens
-    and one-time codes live. With `device_ssl_context`, which has to demand certificates, devices get tokens at
-    `device_url`.
+    user's second factor, `others` are more users, also of other tenants; `sso` has people of the first tenant sign on
+    at an identity provider as well. `clock` gives the Unix time by which tokens and one-time codes live. With
+    `device_ssl_context`, which has to demand certificates, devices get tokens at `device_url`.
     """
 
     def __init__(
@@ -67,6 +78,7 @@ class Simulator(Tenant):
         totp: str | None = None,
         others: Collection[Account] = (),
         rules: SessionRules | None = None,
+        sso: SingleSignOn | None = None,
         clock: Callable[[], float] = time.time,
         device_token_seconds: float = 3600.0,
         ssl_context: ssl.SSLContext | None = None,
@@ -84,6 +96,8 @@ class Simulator(Tenant):
                 others=others,
             ),
             logins=Logins(rules=rules or SessionRules(), clock=clock),
+            sso=sso,
+            sign_ons=SignOns(clock=clock),
             devices=Devices(tenant=tenant, token_seconds=device_token_seconds, clock=clock),
             sessions=Sessions(hold_seconds=hold_seconds, max_interval_seconds=max_interval_seconds),
             keepalive_seconds=keepalive_seconds,
@@ -127,7 +141,7 @@ class Simulator(Tenant):
         async with asyncio.TaskGroup() as group:
             for opened in tuple(self.sockets):
                 group.create_task(opened.close(code=WSCloseCode.GOING_AWAY))
-        _abort_connections(runners)
+        abort_connections(runners)
         self.forget_sessions()
         for runner in runners:
             await runner.cleanup()
@@ -140,23 +154,23 @@ class Simulator(Tenant):
     @property
     def url(self) -> str:
         """Scheme, host and port, as a client would configure its tenant."""
-        return _url("https" if self._ssl_context else "http", *self._listened_on())
+        return url_of("https" if self._ssl_context else "http", *self._listened_on())
 
     @property
     def device_url(self) -> str:
         """Scheme, host and port of the listener for devices."""
         if self._device_address is None:
             raise RuntimeError("no listener for devices has been started")
-        return _url("https", *self._device_address)
+        return url_of("https", *self._device_address)
 
     def drop_all(self) -> None:
         """Abort every connection, as a pulled cable does. Sessions live on for their clients to come back to."""
-        _abort_connections(self._runners)
+        abort_connections(self._runners)
 
     async def _serve(
         self, app: web.Application, host: str, port: int, *, ssl_context: ssl.SSLContext | None
     ) -> tuple[str, int]:
-        listening = await _listen(host, port)
+        listening = await listen(host, port)
         # Without handler_cancellation a held connect would outlive its client.
         runner = web.AppRunner(
             app,
@@ -175,30 +189,3 @@ class Simulator(Tenant):
         if self._address is None:
             raise RuntimeError("the simulator has not been started")
         return self._address
-
-
-def _url(scheme: str, host: str, port: int) -> str:
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _abort_connections(runners: Iterable[web.AppRunner]) -> None:
-    for server in (runner.server for runner in runners if runner.server is not None):
-        for connection in server.connections:
-            if connection.transport is not None:
-                connection.transport.abort()
-
-
-async def _listen(host: str, port: int) -> socket.socket:
-    """One listening socket: with port 0, asyncio would take another port for each address of `localhost`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    family, kind, protocol, _, address = min(found, key=lambda each: each[0] is not socket.AF_INET)
-    # asyncio sets TCP_NODELAY only on sockets that say that they are TCP.
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.setblocking(False)  # noqa: FBT003 - that is how it is called
-    except OSError:
-        listening.close()
-        raise
-    return listening

@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from proxy.demo.accounts import Unauthorized, User
+from proxy.demo.admission import Admitted
 from proxy.demo.platform import renew
 from proxy.demo.sessions import Carrier, HeldConnect, MalformedPayload, Message, Outgoing
 from proxy.demo.tenant import Tenant
@@ -71,7 +72,17 @@ async def converse(tenant: Tenant, request: web.Request) -> web.StreamResponse:
 def _renew(tenant: Tenant, request: web.Request, opened: web.WebSocketResponse) -> None:
     if tenant.logins.rules.renews_upgrades:
         with suppress(Unauthorized):  # a browser's cookie comes alone, and is no credential before its handshake
-            renew(tenant, tenant.admit(request), opened, secure=request.secure)
+            renew(tenant, _upgrading(tenant, request), opened, secure=request.secure)
+
+
+def _upgrading(tenant: Tenant, request: web.Request) -> Admitted:
+    """Whose request it is. Raises Unauthorized."""
+    if tenant.logins.rules.renews_lone_cookies:
+        agent = request.headers.get("User-Agent")
+        token = tenant.logins.judge(request.cookies.get("authorization"), user_agent=agent)
+        if token is not None:
+            return Admitted(token.user, token)
+    return tenant.admit(request)
 
 
 def _admit(tenant: Tenant, message: Message, request: web.Request, *, shaken: list[Callable[[], bool]]) -> User | None:

@@ -16,6 +16,7 @@ from proxy.demo.devices import Devices
 from proxy.demo.faults import Fault
 from proxy.demo.logins import Logins
 from proxy.demo.sessions import Carrier, HeldConnect, Incoming, Message, Outgoing, Sessions, read_batch
+from proxy.demo.single_sign_on import SignOns, SingleSignOn
 from proxy.demo.subscriptions import Subscriptions
 
 
@@ -41,7 +42,7 @@ class Tenant:
 
     Fault switches, for tests:
 
-    - `accounts` may be replaced at any time, as when a password is changed;
+    - `accounts` may be replaced at any time, as when a password is changed, and so may `sso`;
     - `answers_handshakes = False`: handshakes are read and never answered;
     - `answers_with_status = 503`: every upgrade and real-time POST gets this status and nothing else;
     - `faults["/tenant/oauth"] = Fault(...)`: one of the other endpoints fails, see there;
@@ -56,12 +57,16 @@ class Tenant:
         accounts: Accounts,
         sessions: Sessions,
         logins: Logins,
+        sso: SingleSignOn | None,
+        sign_ons: SignOns,
         devices: Devices,
         keepalive_seconds: float,
         session_cookie: bool,
     ) -> None:
         self.accounts = accounts
         self.logins = logins
+        self.sso = sso
+        self.sign_ons = sign_ons
         self.devices = devices
         self.subscriptions = Subscriptions(tenant=accounts.tenant)
         self.answers_handshakes = True

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from proxy.demo.accounts import Unauthorized, same
 
 
-_SECONDS = 30
+STEP_SECONDS = 30
+"""How long each code is the current one."""
 _DIGITS = 6
 _DRIFT_STEPS = 1  # RFC 6238, 5.2: at most one step back for the way that a code takes
 
@@ -23,9 +24,9 @@ class OneTimeCodes:
 
     def use(self, secret: str, code: str) -> None:
         """Accept a code for this base32 secret, once. Raises Unauthorized."""
-        now = int(self._clock()) // _SECONDS
+        now = int(self._clock()) // STEP_SECONDS
         for step in range(now - _DRIFT_STEPS, now + 1):
-            if same(code, code_at(secret, step * _SECONDS)) and step > self._last_steps.get(secret, -1):
+            if same(code, code_at(secret, step * STEP_SECONDS)) and step > self._last_steps.get(secret, -1):
                 self._last_steps[secret] = step
                 return
         raise Unauthorized("Invalid credentials! : Invalid TFA code")
@@ -34,5 +35,5 @@ class OneTimeCodes:
 def code_at(secret: str, moment: float) -> str:
     """The code that belongs to this base32 secret at this Unix time."""
     padded = secret.upper() + "=" * (-len(secret) % 8)
-    generator = TOTP(base64.b32decode(padded), _DIGITS, SHA1(), _SECONDS, enforce_key_length=False)  # noqa: S303
+    generator = TOTP(base64.b32decode(padded), _DIGITS, SHA1(), STEP_SECONDS, enforce_key_length=False)  # noqa: S303
     return generator.generate(int(moment)).decode()

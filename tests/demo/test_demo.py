@@ -1,18 +1,26 @@
 """The demo's upstream has something to tell, and its page is whole, closed and without a key."""
 
 import asyncio
+import base64
+import hashlib
 import re
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from random import Random
+from typing import cast
 
 import aiohttp
 import pytest
 from aiohttp.web import Response
 
 from proxy.demo.feed import DEVICES, Notification, notifications
-from proxy.demo.page import OUTCOMES_PATH, demo_page
+from proxy.demo.page import OUTCOMES_PATH, PEOPLE_PATH, demo_page, door_page
+from proxy.demo.people import people, told
 from proxy.demo.show import running_upstream, stored_values
+from proxy.demo.totp import code_at
+from proxy.frontdoor.signing import SESSION, SIGN_IN, SIGN_OUT
+from proxy.relay.pages import Page, Visit
 
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, 345_678, tzinfo=UTC)
@@ -86,40 +94,100 @@ async def test_stored_values_are_admitted_unless_they_are_meant_to_be_wrong() ->
         assert another.accounts.password != right["password"]
 
 
-def text_of(page: Response) -> str:
-    assert isinstance(page.body, bytes)
-    return page.body.decode()
+async def shown(page: Page) -> Response:
+    """What a page answers to anybody; none of these looks at who asks."""
+    return await page.serve(cast("Visit", None))
 
 
-def test_page_loads_nothing_from_anywhere() -> None:
-    page = demo_page()()
-    text = text_of(page)
-    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert re.findall(r"""(?:src|href)=["']?(\w+:)""", text) == ["data:"]
+def text_of(response: Response) -> str:
+    assert isinstance(response.body, bytes)
+    return response.body.decode()
+
+
+PAGES = pytest.mark.parametrize("page", [demo_page(), door_page()], ids=["demo", "door"])
+
+
+@PAGES
+async def test_page_loads_nothing_from_anywhere(page: Page) -> None:
+    response = await shown(page)
+    text = text_of(response)
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert re.findall(r"""src=["']?(\w+:)|<link[^>]* href=["']?(\w+:)""", text) == [("", "data:")]
     assert not re.findall(r"@import|url\(|<iframe|<img|innerHTML|\beval\(", text)
-    assert set(re.findall(r"https?://[\w.]+", text)) == {"http://www.w3.org"}
-    assert f'"{OUTCOMES_PATH}"' in text
+    assert set(re.findall(r"https?://[\w.]+", text)) <= {"http://www.w3.org", "http://localhost"}
 
 
-def test_page_sends_no_authn() -> None:
-    script = text_of(demo_page()()).partition("<script>")[2]
+async def test_pages_ask_for_what_is_served() -> None:
+    demo, door = text_of(await shown(demo_page())), text_of(await shown(door_page()))
+    for path in (OUTCOMES_PATH, PEOPLE_PATH):
+        assert f'"{path}"' in demo
+    for path in (SIGN_IN, SIGN_OUT, SESSION):
+        assert f'"{path}"' in door
+
+
+@PAGES
+async def test_page_sends_no_authn(page: Page) -> None:
+    script = text_of(await shown(page)).partition("<script>")[2]
     assert "cumulocity.authn" not in script
     assert "Authorization" not in script
 
 
-def test_policy_allows_the_own_origin_and_the_proxy_with_the_wrong_password() -> None:
-    page = demo_page(wrong_port=12345)()
-    policy = page.headers["Content-Security-Policy"]
+@PAGES
+async def test_policy_admits_the_one_script_and_the_one_style_that_are_there(page: Page) -> None:
+    response = await shown(page)
+    policy = dict(each.split(" ", 1) for each in response.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
+    for kind in ("script", "style"):
+        [content] = re.findall(rf"<{kind}>(.*?)</{kind}>", text_of(response), re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
+        assert "/* realtime.js */" not in content
+    assert not re.findall(r"<[^>]* (?:style|on\w+)=", text_of(response))
+
+
+async def test_policy_allows_the_own_origin_and_the_proxy_with_the_wrong_password() -> None:
+    response = await shown(demo_page(wrong_port=12345, door_port=12346))
+    policy = response.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ")
     assert "connect-src 'self' ws: http://127.0.0.1:12345 http://localhost:12345;" in policy
-    assert 'data-wrong-port="12345"' in text_of(page)
+    assert 'data-wrong-port="12345" data-door-port="12346"' in text_of(response)
+    door = await shown(door_page(demo_port=12347))
+    assert "connect-src 'self' ws:;" in door.headers["Content-Security-Policy"]
+    assert 'data-demo-port="12347"' in text_of(door)
 
 
+@PAGES
 @pytest.mark.parametrize("label", ["id", "aria-labelledby"])
-def test_every_label_of_the_page_names_an_element(label: str) -> None:
-    text = text_of(demo_page()())
+async def test_every_label_of_the_page_names_an_element(page: Page, label: str) -> None:
+    text = text_of(await shown(page))
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(rf'\s{label}="([^"]+)"', text)) <= set(ids)
     used = set(re.findall(r'\$\("([\w-]+)"\)', text))
     assert used <= set(ids)
+
+
+# People ---------------------------------------------------------------------------------------------------------------
+
+
+def test_passwords_are_three_words_and_others_each_time() -> None:
+    made = [each.password for _ in range(20) for each in people()]
+    assert all(re.fullmatch(r"[a-z]+-[a-z]+-[a-z]+", password) for password in made)
+    assert len(set(made)) == len(made)
+
+
+def test_nobody_shows_a_password_by_accident() -> None:
+    for each in people():
+        assert each.password not in repr(each)
+        assert each.totp is None or each.totp not in repr(each)
+
+
+def test_code_that_is_shown_is_the_one_of_the_moment() -> None:
+    those = people()
+    [grace] = [each for each in those if each.totp]
+    assert grace.totp is not None
+    for moment, seconds in ((60.0, 30), (61.5, 29), (89.9, 1), (90.0, 30)):
+        [shown_code] = [each for each in told(those, partial(float, moment)) if each["code"]]
+        assert (shown_code["user"], shown_code["seconds"]) == (grace.user, seconds)
+        assert shown_code["code"] == code_at(grace.totp, moment)
+    assert [each["code"] for each in told(those) if each["user"] != grace.user] == [None] * 3

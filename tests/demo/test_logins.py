@@ -137,6 +137,16 @@ async def test_every_form_of_credential_is_told_whose_it_is(caller: Caller, simu
         assert (tenant.status, tenant.body["name"]) == (200, "t0815")
 
 
+async def test_users_and_tenants_are_told_what_applications_read_of_them(caller: Caller, simulator: Simulator) -> None:
+    headers = (await caller.log_in()).pair.headers
+    user, tenant = await caller.get(CURRENT_USER, headers), await caller.get("/tenant/currentTenant", headers)
+    assert user.body["self"] == f"{simulator.url}/user/currentUser"
+    assert (user.body["id"], user.body["userName"], user.body["shouldResetPassword"]) == ("service", "service", False)
+    assert "ROLE_USER_MANAGEMENT_OWN_READ" in {role["id"] for role in user.body["effectiveRoles"]}
+    assert tenant.body["domainName"] == simulator.url.removeprefix("http://")
+    assert tenant.body["applications"] == {"references": []}
+
+
 @pytest.mark.parametrize("xsrf_token", [None, "guessed"])
 async def test_cookie_without_its_xsrf_token_is_no_credential(caller: Caller, xsrf_token: str | None) -> None:
     pair = (await caller.log_in()).pair
@@ -244,6 +254,52 @@ async def test_session_belongs_to_one_user_agent_if_the_tenant_says_so(
     other = {"User-Agent": "yours/2"}
     assert (await caller.get(headers={**pair.headers, **other})).status == (401 if validates else 200)
     assert await caller.shake({"token": pair.authorization}, other) is not validates
+
+
+async def test_nothing_tells_an_unknown_user_from_a_wrong_password(http: aiohttp.ClientSession) -> None:
+    others = [
+        Account(tenant="t0815", user="coded", password="right", totp=SECRET),
+        Account(tenant="t0815", user="new", password="right", needs_totp_setup=True),
+        Account(tenant="t2", user="ann", password="right"),
+    ]
+    async with Simulator(others=others) as simulator:
+        denied = [
+            await Caller(http, simulator).log_in({"username": name, "password": password})
+            for name, password in (
+                ("service", "wrong"),
+                ("nobody", "right"),
+                ("coded", "wrong"),
+                ("new", "wrong"),
+                ("ann", "right"),  # who is of another tenant than the one in the address
+            )
+        ]
+    assert {answered.status for answered in denied} == {401}
+    assert [answered.message for answered in denied] == [BAD] * 5
+    assert all(answered.body == denied[0].body for answered in denied)
+
+
+@pytest.mark.parametrize("tenant", ["t0815", "t2"])
+@pytest.mark.parametrize(
+    ("user", "code", "message"),
+    [
+        pytest.param("coded", None, "TFA TOTP code required", id="no code"),
+        pytest.param("coded", "000000", "Invalid TFA code", id="wrong code"),
+        pytest.param("new", None, "TFA TOTP setup required", id="no setup"),
+        pytest.param("new", "000000", "TFA TOTP setup required", id="code without setup"),
+    ],
+)
+async def test_right_password_is_told_what_else_is_missing(
+    http: aiohttp.ClientSession, clock: Clock, tenant: str, user: str, code: str | None, message: str
+) -> None:
+    others = [
+        Account(tenant=tenant, user="coded", password="right", totp=SECRET),
+        Account(tenant=tenant, user="new", password="right", needs_totp_setup=True),
+    ]
+    async with Simulator(others=others, clock=clock) as simulator:
+        form = {"username": user, "password": "right"} | ({} if code is None else {"tfa_code": code})
+        answered = await Caller(http, simulator).log_in(form, path=f"/tenant/oauth?tenant_id={tenant}")
+        assert (answered.status, answered.message) == (401, f"Invalid credentials! : {message}")
+        assert (len(answered.cookies), simulator.logins.live()) == (0, 0)
 
 
 # -- renewal -----------------------------------------------------------------------------------------------------
