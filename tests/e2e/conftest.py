@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from proxy.demo.simulator import SessionRules
 from tests.demo.authority import Authority
 
+from . import frontdoor
 from .clients import Keys
 from .gateway import Gateway
 from .origin import Origin, opened
@@ -20,6 +22,7 @@ from .stage import Browser, Evidence, Stage, staged
 from .upstreams import ACCOUNT, COOKIES, HERE, TOKEN, WITH_TFA, WRONG, Kind, Upstream
 
 
+DoorOpener = Callable[..., AbstractAsyncContextManager[frontdoor.FrontDoor]]
 StageOpener = Callable[[Upstream, Mapping[str, object]], AbstractAsyncContextManager[Stage]]
 
 
@@ -170,3 +173,17 @@ def gateway(tmp_path: Path, origin: Origin, authority: Authority, evidence: Evid
     folder = tmp_path / "gateway"
     folder.mkdir()
     return Gateway(folder, origin, authority, evidence)
+
+
+@pytest.fixture
+def open_door(origin: Origin, authority: Authority, tmp_path: Path, browser: Browser, evidence: Evidence) -> DoorOpener:
+    """Open the front door of the platform: see there for what may be said."""
+    folder = tmp_path / "door"
+    folder.mkdir()
+
+    def opener(
+        settings: Mapping[str, object] | None = None, **more: Any
+    ) -> AbstractAsyncContextManager[frontdoor.FrontDoor]:
+        return frontdoor.opened(origin, authority, folder, settings, browser=browser, evidence=evidence, **more)
+
+    return opener

@@ -13,7 +13,7 @@ from proxy.demo.accounts import Account, User
 from tests.demo.authority import Authority, Device
 
 from .clients import Keys
-from .origin import OTHER_TENANT, TENANT, Origin
+from .origin import OTHER_TENANT, TENANT, Origin, secrets_of
 from .programs import running
 from .stage import COMMAND, Client, Evidence, Leg, Stage, environment_of, staged
 
@@ -125,12 +125,8 @@ class Gateway:
 
     def new_account(self, user: str, *, with_codes: bool = False) -> Account:
         """Let the platform know a user by another password, beside those that it knows."""
-        totp = base64.b32encode(secrets.token_bytes(20)).decode() if with_codes else None
-        account = Account(tenant=TENANT, user=user, password=f"canary-{secrets.token_hex(16)}", totp=totp)
-        known = self.origin.simulator.accounts
-        self.origin.simulator.accounts = replace(known, others=(*known.others, account))
-        encoded = base64.b64encode(f"{TENANT}/{user}:{account.password}".encode())
-        self._evidence.secrets += [account.password.encode(), encoded, *([totp.encode()] if totp else [])]
+        account = self.origin.new_account(user, with_codes=with_codes)
+        self._evidence.secrets += secrets_of(account)
         return account
 
     def forget(self, account: Account) -> None:

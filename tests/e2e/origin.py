@@ -4,15 +4,18 @@ All but the notifications is the simulator's. These are the simulator's, too, or
 nginx stands in front of both, and CometD asks the simulator about credentials that were given out there.
 """
 
+import base64
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http.cookies import SimpleCookie
 from pathlib import Path
 
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.demo.accounts import Unauthorized
+from proxy.demo.accounts import Account, Unauthorized
 from proxy.demo.simulator import SessionRules, Simulator
 from tests.demo.authority import Authority
 
@@ -48,6 +51,15 @@ class Origin:
         self.url = url
         self._realtime = realtime
 
+    def new_account(self, user: str, *, with_codes: bool = False, needs_setup: bool = False) -> Account:
+        """Let the platform know a user by another password, beside those that it knows."""
+        totp = base64.b32encode(secrets.token_bytes(20)).decode() if with_codes else None
+        password = f"canary-{secrets.token_hex(16)}"
+        account = Account(tenant=TENANT, user=user, password=password, totp=totp, needs_totp_setup=needs_setup)
+        known = self.simulator.accounts
+        self.simulator.accounts = replace(known, others=(*known.others, account))
+        return account
+
     async def publish(self, channel: str, first: int, count: int) -> None:
         """Publish measurements that are numbered from `first` on, in every tenant."""
         if self._realtime is not None:
@@ -66,6 +78,12 @@ class Origin:
         for token in (*logins.tokens, *devices.issued):
             texts += [token.value, token.value.rpartition(".")[2], token.xsrf_token]
         return [text.encode() for text in texts]
+
+
+def secrets_of(account: Account) -> list[bytes]:
+    """What must be known to nobody but its user and the platform."""
+    encoded = base64.b64encode(f"{account.tenant}/{account.user}:{account.password}".encode())
+    return [account.password.encode(), encoded, *([account.totp.encode()] if account.totp else [])]
 
 
 @asynccontextmanager

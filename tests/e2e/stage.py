@@ -23,6 +23,7 @@ COMMAND = str(Path(sys.executable).with_name("c8y-realtime-proxy"))
 STOPS_WITHIN_SECONDS = 25
 _EVENT_SECONDS = 20
 _LOST_SECONDS = 0.5
+_TO_CLIENTS = ("connection ", "browser ")
 
 Library = Literal["c8y", "cometd", "faye"]
 Place = Literal["node", "chromium"]
@@ -83,15 +84,29 @@ class Event(msgspec.Struct, kw_only=True):
 class FellSilent(Exception):
     """A client program told nothing more, while an event of it was awaited."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: "Spoken") -> None:
         told = bytes(program.stdout[-3000:]).decode(errors="replace")
         super().__init__(f"{program.command} told nothing more. Its last events:\n{told}")
+
+
+class Spoken(Protocol):
+    """What is spoken to in lines of text, as a program is."""
+
+    @property
+    def command(self) -> str: ...
+
+    @property
+    def stdout(self) -> bytes | bytearray: ...
+
+    async def line(self) -> bytes: ...
+
+    async def write_line(self, line: bytes) -> None: ...
 
 
 class Client:
     """A client program. Its events are taken in the order in which it tells them."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Spoken) -> None:
         self._program = program
 
     async def start(self, *channels: str) -> str:
@@ -222,14 +237,21 @@ class Crowd(Client):
 
 @dataclass
 class Evidence:
-    """All that left the proxy in one test, by where it went, and the secrets that must not be in it."""
+    """All that left the proxy in one test, by where it went, and the secrets that must not be in it.
+
+    `clients_own` are those that clients may be told: they must be nowhere but on the way to them.
+    """
 
     secrets: list[bytes] = field(default_factory=list)
+    clients_own: list[bytes] = field(default_factory=list)
     given: list[tuple[str, bytes]] = field(default_factory=list)
 
     def leaks(self) -> list[str]:
         """Where a secret turned up."""
-        return [where for where, what in self.given if any(secret in what for secret in self.secrets)]
+        return [where for where, what in self.given if any(secret in what for secret in self._secrets_beyond(where))]
+
+    def _secrets_beyond(self, where: str) -> list[bytes]:
+        return self.secrets if where.startswith(_TO_CLIENTS) else [*self.secrets, *self.clients_own]
 
 
 Handshakes = dict[tuple[str, str, str, str], int]
@@ -412,9 +434,10 @@ async def staged(
     browser: Browser | None,
     evidence: Evidence,
     file: Path | None = None,
+    tap: Tap | None = None,
 ) -> AsyncIterator[Stage]:
-    """Start the proxy, with a configuration file if there is one; at the end stop it, as an operator does, and keep the
-    evidence.
+    """Start the proxy, with a configuration file if there is one, behind a tap that is there already or another; at the
+    end stop it, as an operator does, and keep the evidence.
     """
     given: dict[str, object] = {
         "listen.port": 0,
@@ -424,7 +447,9 @@ async def staged(
         "gate.client_id_key_file": str(Path(__file__).parents[1] / "client-id-key"),
     } | dict(settings)
     scheme = "https" if "listen.tls.certificate_file" in given else "http"
-    async with AsyncExitStack() as programs, tapped(0) as tap:
+    async with AsyncExitStack() as programs:
+        if tap is None:
+            tap = await programs.enter_async_context(tapped(0))
 
         async def start(changed: Mapping[str, object]) -> Proxy:
             environment = environment_of(given | dict(changed))

@@ -15,7 +15,8 @@ await new Promise((listening) => { server.listen(0, "127.0.0.1", listening); });
 const browser = await chromium.launchServer({
   executablePath: process.argv[2],
   host: "127.0.0.1",
-  args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
+  // Names of a domain that nobody has stand for this machine: cookies of one host are not those of another.
+  args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--host-resolver-rules=MAP *.test 127.0.0.1"],
 });
 console.log(JSON.stringify({ browser: browser.wsEndpoint(), page: `http://localhost:${server.address().port}` }));
 process.stdin.on("end", async () => {

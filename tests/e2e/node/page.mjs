@@ -11,3 +11,8 @@ globalThis.open_session = (options) => {
 };
 
 globalThis.command = (order) => session[order.do](order);
+
+// What applications do without a sign-in page of ours: the official client's own login, and logout.
+globalThis.log_in = (credentials) => c8y.Client.authenticateViaOAuthInternalCookie(credentials).then(() => null);
+globalThis.log_out = () => new c8y.CookieAuth().logout().then(({ status }) => status);
+globalThis.current_user = async (url) => (await new c8y.Client(new c8y.CookieAuth(), url).user.current()).data.userName;

@@ -61,11 +61,18 @@ export function cometdSession(CometD, { url, path, transport, headers }, emit) {
 // The official client handshakes when it first subscribes. It holds no key: "empty" is its Basic authentication
 // without values, "cookie" what it uses in a browser that is signed in, "none" no authentication at all. Else `auth` is
 // the user and password of its Basic authentication.
-export function c8ySession({ Client, FetchClient, Realtime, BasicAuth, CookieAuth }, { url, transport, auth }, emit) {
+// With `tells_end` it tells when its connects are refused for good.
+export function c8ySession({ Client, FetchClient, Realtime, BasicAuth, CookieAuth }, options, emit) {
+  const { url, transport, auth, tells_end: tellsEnd } = options;
   const realtime = auth === "none"
     ? new Realtime(new FetchClient(url))
     : new Client(auth === "cookie" ? new CookieAuth() : new BasicAuth(auth === "empty" ? {} : auth), url).realtime;
   if (transport === "long-polling") realtime.cometd.unregisterTransport("websocket");
+  if (tellsEnd) {
+    realtime.cometd.addListener("/meta/connect", ({ advice, error }) => {
+      if (error && advice?.reconnect === "none") emit({ event: "ended", error });
+    });
+  }
   return watch(realtime.cometd, {
     subscribe: (channel, callback) => realtime.subscribe(channel, callback),
     resubscribe: (handle) => realtime.resubscribe(handle),
