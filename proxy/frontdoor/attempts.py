@@ -27,9 +27,10 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, Protocol, TypeVar
 from unicodedata import normalize
+
+from proxy.gate.peers import network_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,6 @@ MOST_REMEMBERED: Final = 10_000
 """Of how many each limit remembers what they did."""
 
 _A_TENTH: Final = 10  # is forgotten at once: to sort them out is then rare
-_NETWORK_BITS: Final = 64  # what one host of IPv6 has to itself at least
 _DAY: Final = 86_400.0
 _MOST_DOUBLINGS: Final = 30  # is beyond any pause
 _ROUNDING: Final = 1e-6
@@ -131,7 +131,7 @@ class Attempts:
         whose = _digest(_folded(account))
         if is_known_device:
             return [(self._devices, whose)]
-        network = _network(address) if address else None
+        network = network_of(address) if address else None
         if network is None:
             return [(self._strangers, whose)]
         where = _digest(network)
@@ -262,19 +262,6 @@ def _folded(account: str) -> str:
     """One spelling for all that the platform may take for the same account."""
     tenant, slash, user = normalize("NFKC", account).casefold().partition("/")
     return f"{tenant.strip()}{slash}{user.strip()}"
-
-
-def _network(address: str) -> str | None:
-    """What tells the host of a browser from others; None on loopback."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:  # what a proxy wrote instead
-        return address
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    if parsed.is_loopback:
-        return None
-    return str(int(parsed) >> _NETWORK_BITS) if isinstance(parsed, IPv6Address) else str(parsed)
 
 
 def _digest(text: str) -> bytes:

@@ -8,7 +8,6 @@ from aiohttp.web import Response
 
 from proxy.frontdoor.attempts import Attempts, device_proof, is_device
 from proxy.head import AmbiguousHeader, Head
-from proxy.relay.handshakes import address_of
 
 
 DEVICE_COOKIE: Final = "__Host-c8y-device"
@@ -40,7 +39,7 @@ class Turnstile:
         account = f"{named or tenant}/{name}"
         known = is_device(self._keys(), cookie_in(head, DEVICE_COOKIE), account, self._unix_clock())
         # The tenant is not counted by: upstream may go by its own name whatever else is said.
-        attempt = Attempt(self._attempts, name, address_of(head.peer), known, self._proof_of, account)
+        attempt = Attempt(self._attempts, name, head.peer, known, self._proof_of, account)
         attempt.begin(self._clock())
         return attempt
 

@@ -1,10 +1,16 @@
-"""Who the client really is behind proxies that we trust. By default none is, and no forwarded header is believed."""
+"""Who the client really is behind proxies that we trust, and which addresses are one host's. By default no proxy is
+trusted, and no forwarded header is believed.
+"""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
 
 
 Network = IPv4Network | IPv6Network
+
+_NETWORK_BITS: Final = 64  # what one host of IPv6 has to itself at least
 
 
 class TrustedProxies:
@@ -54,3 +60,17 @@ def _without_port(entry: str) -> str:
 def _listed(headers: Iterable[tuple[str, str]], name: str) -> list[str]:
     values = ",".join(value for known, value in headers if known == name)
     return [entry for part in values.split(",") if (entry := part.strip())]
+
+
+@lru_cache(maxsize=1024)
+def network_of(peer: str) -> str | None:
+    """What tells the host of a client from others; None on loopback, where all have the same address."""
+    try:
+        address = ip_address(peer)
+    except ValueError:  # what a proxy wrote instead; or nothing, on a socket of this machine
+        return peer or None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_loopback:
+        return None
+    return str(int(address) >> _NETWORK_BITS) if isinstance(address, IPv6Address) else str(address)

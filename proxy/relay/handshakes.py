@@ -3,8 +3,6 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from proxy.bayeux.negotiation import ClientAuthn, Negotiation, Outcome
@@ -16,6 +14,7 @@ from proxy.credentials.sources import CoolingDown, CredentialSource, NoCredentia
 from proxy.gate.clients import Client
 from proxy.gate.identity import IdentityUnavailable, NotIdentified
 from proxy.gate.limits import Limits, Rate, TooMany
+from proxy.gate.peers import network_of
 from proxy.operations.metrics import Metrics, Transport
 from proxy.relay.front import Request
 from proxy.relay.provisions import Provision
@@ -24,7 +23,6 @@ from proxy.upstream.posts import UpstreamUnavailable
 
 _RETRY_MS: Final = 5_000
 _ONE_BY_ONE: Final = "Another handshake waits for its answer on this connection"  # each is an attempt to log in
-_NETWORK_BITS: Final = 64  # what one host of IPv6 has to itself at least
 
 
 class Rates:
@@ -135,7 +133,7 @@ class Handshakes:
     def _too_often(self, client: Client, peer: str) -> Refusal | None:
         """The refusal of one handshake too many within a minute, of this client or from this address."""
         now = time.monotonic()
-        address = address_of(peer)
+        address = network_of(peer)
         seconds = self._rates.addresses.take(address, now) if address is not None else 0.0
         limit = "address_handshakes"
         if not seconds and client.is_known:
@@ -191,17 +189,3 @@ def unavailable(text: str) -> Refusal:
 def jittered(milliseconds: int) -> int:
     """A pause somewhat longer than that, so that clients do not return as one."""
     return milliseconds + int(random.random() * (milliseconds // 2 + 1))  # noqa: S311 - spreads load, hides nothing
-
-
-@lru_cache(maxsize=1024)
-def address_of(peer: str) -> str | None:
-    """What tells the host of a client from others; None on loopback, where all have the same address."""
-    try:
-        address = ip_address(peer)
-    except ValueError:  # what a proxy wrote instead; or nothing, on a socket of this machine
-        return peer or None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_loopback:
-        return None
-    return str(int(address) >> _NETWORK_BITS) if isinstance(address, IPv6Address) else str(address)
