@@ -20,7 +20,7 @@ from proxy.frontdoor.storage import TicketStorage
 from proxy.frontdoor.stores import SessionStore
 from proxy.frontdoor.turnstile import Turnstile
 from proxy.gate.crossing import AUTHORIZATION_COOKIE, HOST_AUTHORIZATION_COOKIE, Crossing
-from proxy.gate.identity import Identities, NotIdentified
+from proxy.gate.identity import Identities, SessionEnded
 from proxy.operations.live import Live
 from proxy.operations.metrics import Metrics
 from proxy.relay.carriage import unix_now
@@ -93,7 +93,7 @@ class Reception:
 
     def part(self, subjects: Collection[str]) -> None:
         """End the connections of those who signed out, or whose session ended."""
-        problem = NotIdentified("Signed out, or the session has ended: sign in again")
+        problem = SessionEnded("Signed out, or the session has ended: sign in again")
         self._live.revoke(lambda connection: problem if connection.who.subject in subjects else None)
 
     def _in_use(self) -> set[str]:

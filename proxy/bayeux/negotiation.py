@@ -64,13 +64,15 @@ class ClientAuthn(StrEnum):
 class Outcome:
     """How one handshake ended, with the seconds since it was read.
 
-    `ours` tells whether our credential went up with it: a client's own says nothing about ours.
+    `ours` tells whether our credential went up with it: a client's own says nothing about ours. `limit` is the key of
+    the limit for which it was refused, if it was for one.
     """
 
     verdict: Verdict
     reason: Reason
     seconds: float
     ours: bool = True
+    limit: str | None = None
 
 
 class Credential(Protocol):
@@ -199,7 +201,7 @@ class Negotiation(Generic[C]):
                 verdict = self._fill(message) if len(self._pending) < _MOST_PENDING else self._too_many()
                 if isinstance(verdict, Refusal):
                     replies.append(verdict.reply(message))
-                    outcomes.append(Outcome("refused", verdict.reason, 0.0))
+                    outcomes.append(Outcome("refused", verdict.reason, 0.0, limit=verdict.limit))
                     continue
                 self._pending.append(_Pending(now, verdict))
                 offers |= verdict

@@ -20,12 +20,13 @@ class Refusal:
     """Why a handshake does not go up, in words for the client, and when it may try again.
 
     `retry_ms` is None for a lasting refusal (`advice.reconnect` is `none`: the client stops) and the advised pause
-    in milliseconds for a passing one (`handshake`).
+    in milliseconds for a passing one (`handshake`). `limit` is the key of the limit that was reached, if one was.
     """
 
     reason: RefusalReason
     text: str
     retry_ms: int | None = None
+    limit: str | None = None
 
     @property
     def advice(self) -> dict[str, str | int]:

@@ -54,6 +54,10 @@ class NotIdentified(Exception):
         self.challenge = challenge
 
 
+class SessionEnded(NotIdentified):
+    """Whoever was signed in is not any more."""
+
+
 class IdentityUnavailable(NotIdentified):
     """What the proof is to be judged by is not here yet; the same may be good in a while."""
 

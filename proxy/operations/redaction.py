@@ -8,7 +8,7 @@
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -78,6 +78,17 @@ class Redaction:
     def hide(self, text: str, limit: int) -> str:
         """The text without secrets, cut when it is longer than `limit` characters."""
         self._learn()
+        return self._hide(text, limit)
+
+    def hide_each(self, texts: Collection[str], limit: int) -> Collection[str]:
+        """The same for many, for the price of one where there is nothing to hide."""
+        self._learn()
+        together = " ".join(texts)
+        if len(together) <= limit and not _is_suspect(together) and self._hide_known(together) == together:
+            return texts
+        return [self._hide(text, limit) for text in texts]
+
+    def _hide(self, text: str, limit: int) -> str:
         # A secret that the cut would divide is read whole; what may be half of the next one is left out.
         margin = max(self._longest, _MARGIN)
         hidden = self._hide_known(_hide_likely(self._hide_known(text[: limit + margin])))
@@ -116,9 +127,13 @@ class Redaction:
         self._spelled = re.compile("|".join(map(re.escape, spellings))) if spellings else None
 
 
-def _hide_likely(text: str) -> str:
+def _is_suspect(text: str) -> bool:
     lowered = text.lower()
-    if any(sign in lowered for sign in _SIGNS):
+    return any(sign in lowered for sign in _SIGNS)
+
+
+def _hide_likely(text: str) -> str:
+    if _is_suspect(text):
         for pattern in _PATTERNS:
             text = pattern.sub(rf"\1{HIDDEN}", text)
     return text

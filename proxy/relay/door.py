@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final, Literal, Protocol, cast
@@ -16,7 +17,8 @@ from proxy.deadlines import Deadlines
 from proxy.gate.limits import Limits, TooMany
 from proxy.head import certificate_of
 from proxy.http1 import BODILESS, END, LAST_CHUNK, Chunked, MalformedHead, Sized, chunk
-from proxy.relay.failures import BadRequest
+from proxy.relay.endings import CUT_OFF, SENT_AHEAD, STALLED, Ending
+from proxy.relay.failures import BadRequest, Draining
 from proxy.relay.front import Front, Request
 
 
@@ -41,6 +43,10 @@ class Answering(Protocol):
 
     def go_on(self) -> None:
         """Wait no longer."""
+        ...
+
+    def is_cut_off(self, ending: Ending) -> None:
+        """Take note why the connection is going to be cut off by us."""
         ...
 
     def client_gone(self) -> None:
@@ -129,9 +135,14 @@ class Listener:
         return self.idle, self.heads, self.bodies, self.takers, self.leavers, self.parting
 
     @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return len(self.doors) + len(self.websockets) + len(self.pages)
+
+    @property
     def is_crowded(self) -> bool:
         """Whether there are more connections than the limit allows."""
-        return len(self.doors) + len(self.websockets) + len(self.pages) > self.limits.connections
+        return self.connections > self.limits.connections
 
     def welcome(self, door: "Door") -> None:
         """Have a new connection. Where too many have not shown yet what they want, the one that had most time for it
@@ -146,11 +157,11 @@ class Listener:
             oldest.break_off()
 
     def close(self) -> None:
-        """Cut off whoever is still there."""
+        """Part with whoever is still there."""
+        for door in tuple(self.doors):
+            door.leave()
         for deadlines in self.deadlines:
             deadlines.close()
-        for door in tuple(self.doors):
-            door.break_off()
 
 
 class Door(asyncio.Protocol):
@@ -173,6 +184,7 @@ class Door(asyncio.Protocol):
         "_owed",
         "_request",
         "_state",
+        "is_leaving",
         "transport",
     )
 
@@ -187,6 +199,7 @@ class Door(asyncio.Protocol):
         self._body: Sized | Chunked = Sized(0)
         self._came = bytearray()  # what has come of the body
         self._opening: asyncio.Task[None] | None = None
+        self.is_leaving = False  # whether it is us who end what is being opened
         self._answering: Answering | None = None
         self._is_last = False
         self._is_chunking = False
@@ -225,7 +238,7 @@ class Door(asyncio.Protocol):
         if self._state == "opening":
             self.transport.pause_reading()
         else:
-            self.break_off()
+            self.cut_off(SENT_AHEAD)
 
     def _read_head(self) -> None:
         buffer, limit = self._buffer, self._listener.limits.head_bytes
@@ -253,6 +266,8 @@ class Door(asyncio.Protocol):
             self._known = self._request
             if self._known.unidentified is None:
                 listener.strangers.pop(self, None)
+        else:
+            self._known.begun_at = time.monotonic()
         self._request = self._known
         self._dispatch(self._known)
 
@@ -355,7 +370,7 @@ class Door(asyncio.Protocol):
     def is_stalled(self) -> None:
         """Cut off a client that does not take what it was sent."""
         self._listener.front.metrics.limit("stalled_seconds")
-        self.break_off()
+        self.cut_off(STALLED["client"])
 
     # What is answered -------------------------------------------------------------------------------------------------
 
@@ -416,11 +431,11 @@ class Door(asyncio.Protocol):
             self._state = "head"
             self.data_received(b"")
 
-    def refuse(self, error: Exception) -> None:
-        """Answer with a failure in words; what follows is no request."""
+    def refuse(self, error: Exception, *, is_told: bool = False) -> None:
+        """Answer with a failure in words, of which the log tells unless it `is_told`; what follows is no request."""
         if self.transport.is_closing():
             return
-        self.transport.write(self._listener.front.refusal(error, self._request))
+        self.transport.write(self._listener.front.refusal(error, self._request, is_told=is_told))
         self._be_deaf()
         self.transport.resume_reading()  # closed with bytes unread, a connection is reset, and the answer may be lost
         if self.transport.can_write_eof():
@@ -441,6 +456,26 @@ class Door(asyncio.Protocol):
         self._listener.idle.stop(self)
         self._listener.heads.stop(self)
         self._listener.bodies.stop(self)
+
+    def leave(self) -> None:
+        """End the connection because this process ends: with a word to whoever has asked for something, and without a
+        reset where all is answered, since some systems forget what was said last once that is there.
+        """
+        if self._opening is not None and self._state == "opening":
+            self.is_leaving = True
+            self._opening.cancel()
+        elif self._state == "body":
+            self.refuse(Draining())
+        elif self._state == "head" and not self._buffer:
+            self._part()
+        else:
+            self.cut_off(CUT_OFF)
+
+    def cut_off(self, ending: Ending) -> None:
+        """End the connection at once; `ending` is what the log says of what was being answered."""
+        if self._answering is not None:
+            self._answering.is_cut_off(ending)
+        self.break_off()
 
     def break_off(self) -> None:
         """End the connection so that nobody takes what was sent for complete: by a reset, for to a client of HTTP/1.0

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from aiohttp import WSCloseCode
 
 from proxy.bayeux.messages import BatchTooLong, MalformedBatch
-from proxy.bayeux.negotiation import UnansweredReason
+from proxy.bayeux.negotiation import Reason, UnansweredReason
 from proxy.credentials.sources import CoolingDown, NoCredential, NotNow
 from proxy.gate.admission import NotAdmitted
 from proxy.gate.identity import IdentityUnavailable, NotIdentified
@@ -39,11 +39,20 @@ class HandshakeTimeout(Exception):
 
 
 class HandshakeRejected(Exception):
-    """Upstream rejected a handshake, and its answer has been delivered."""
+    """Upstream rejected a handshake, for this reason, and its answer has been delivered."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class HandshakeRefused(Exception):
-    """We refused a handshake, and our reply has been delivered."""
+    """We refused a handshake, for this reason, and our reply has been delivered. `limit` is that of one it exceeds."""
+
+    def __init__(self, reason: Reason, *, limit: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.limit = limit
 
 
 class ProofEnded(Exception):

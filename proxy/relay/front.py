@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import inf
 from typing import Final, Literal, Protocol
@@ -18,6 +18,7 @@ from proxy.gate.peers import TrustedProxies
 from proxy.head import AmbiguousHeader, Certificate, Head
 from proxy.http1 import LINE_END, RequestHead, read_request, write_answer, write_headers
 from proxy.operations.metrics import UPGRADE_REASONS, Metrics
+from proxy.relay.endings import Ending, ending_of, tell, tell_refusal
 from proxy.relay.failures import BadRequest, HttpFailure, http_failure, limit_of
 from proxy.upstream.posts import Prepared
 
@@ -47,7 +48,7 @@ class Request:
     `endpoint` is empty for a page. `cross_origin` are the CORS headers of its answer, as lines. `client` is who asks;
     where that is not known, `unidentified` says why. `judged_by` is who said that. `credential` names the one that an
     upgrade goes up with, once it is chosen. `prepared` is how a POST goes up with a credential: kept for the next one
-    that says the same, as a polling client does.
+    that says the same, as a polling client does. `begun_at` is when its head was here, by the monotonic clock.
     """
 
     asked: RequestHead
@@ -60,6 +61,7 @@ class Request:
     judged_by: "Front | None" = None
     credential: str | None = None
     prepared: tuple[Credential, Prepared] | None = None
+    begun_at: float = field(default_factory=time.monotonic)
 
 
 class Front:
@@ -172,8 +174,10 @@ class Front:
         headers = [*self._gate.preflight_headers(request.head, methods).items(), *ALWAYS_DOWN]
         return write_answer(HTTPStatus.NO_CONTENT, headers)
 
-    def refusal(self, error: Exception, request: Request | None) -> bytes:
-        """The answer in words to a request that fails; the connection ends with it."""
+    def refusal(self, error: Exception, request: Request | None, *, is_told: bool = False) -> bytes:
+        """The answer in words to a request that fails; the connection ends with it. The log tells of that, unless it
+        `is_told` already.
+        """
         failure = http_failure(error)
         if failure is None:
             log.error("A request failed by a fault of ours", exc_info=error)
@@ -184,8 +188,8 @@ class Front:
             outcome = next(outcome for outcome, reasons in UPGRADE_REASONS.items() if reason in reasons)
             self.metrics.upgrade(outcome, reason, request.credential)
         failure = failure or HttpFailure(500, "unavailable", "Internal error")
-        peer = request.head.peer if request is not None else "a client"
-        log.info("Refused with %d (%s) for %s", failure.status, failure.reason, peer)
+        if not is_told:
+            _tell(ending_of(error), failure.status, request)
         text = f"{failure.text}\n".encode()
         headers = [*ALWAYS_DOWN, *failure.headers.items(), ("Connection", "close")]
         if request is not None and request.head.method == "HEAD":  # whose answer has no body (RFC 9110, 9.3.2)
@@ -194,3 +198,21 @@ class Front:
             headers += [("Content-Type", TEXT), ("Content-Length", str(len(text)))]
         cross_origin = request.cross_origin if request is not None else b""
         return write_answer(failure.status, headers) + cross_origin + LINE_END + text
+
+
+def _tell(ending: Ending, status: int, request: Request | None) -> None:
+    """Tell of a request that is refused with this status."""
+    is_upgrade = request is not None and request.is_upgrade
+    if request is None or not (is_upgrade or (request.endpoint and request.head.method == "POST")):
+        tell_refusal(ending, status=status, peer="" if request is None else request.head.peer)
+        return
+    tell(
+        "websocket" if is_upgrade else "long-polling",
+        ending,
+        endpoint=request.endpoint,
+        seconds=time.monotonic() - request.begun_at,
+        client=request.client,
+        credential=request.credential,
+        peer=request.head.peer,
+        status=status,
+    )

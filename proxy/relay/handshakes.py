@@ -142,7 +142,7 @@ class Handshakes:
         if not seconds:
             return None
         self._metrics.limit(limit)
-        return Refusal("limit", f"Too many handshakes (limits.{limit})", jittered(int(seconds * 1000)))
+        return Refusal("limit", f"Too many handshakes (limits.{limit})", jittered(int(seconds * 1000)), limit)
 
 
 def _may_be_denied(source: CredentialSource, credential: Credential, endpoint: str) -> bool:

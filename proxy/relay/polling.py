@@ -21,6 +21,20 @@ from proxy.head import Head
 from proxy.http1 import AnswerHead, write_answer
 from proxy.relay.carriage import Carriage, now
 from proxy.relay.door import Door
+from proxy.relay.endings import (
+    ANSWERED,
+    CLIENT_GONE,
+    DRAINED,
+    TOO_BIG,
+    UPSTREAM_GONE,
+    Ending,
+    ending_of,
+    events,
+    of_handshake,
+    of_status,
+    revoked,
+    tell,
+)
 from proxy.relay.failures import BadRequest, Draining, HandshakeTimeout, http_failure, limit_of
 from proxy.relay.front import Request
 from proxy.relay.handshakes import crowded, no_credential, unavailable, unidentified, withheld
@@ -90,11 +104,11 @@ class Poll:
         "_body",
         "_carriage",
         "_client_ids",
+        "_cut",
         "_dialling",
         "_door",
         "_endpoint",
         "_goodbye",
-        "_has_started",
         "_head",
         "_held",
         "_is_flowing",
@@ -109,7 +123,9 @@ class Poll:
         "_relay",
         "_replies",
         "_request",
+        "_shaken",
         "_size",
+        "_status",
         "_wire",
         "who",
     )
@@ -137,9 +153,11 @@ class Poll:
         self._joiner: Joiner | None = None
         self._is_held = False  # whether the answer is held until it is whole
         self._held = bytearray()
-        self._has_started = False  # whether the head of an answer has gone down
+        self._status = 0  # that of the answer whose head has gone down
         self._is_flowing = False  # whether more than space has
         self._is_over = False
+        self._shaken: Outcome | None = None  # how a handshake in this ended; the first that was not accepted, if any
+        self._cut: Ending | None = None  # how this is going to end, where the problem will not say
         self._size = 0
 
     @property
@@ -201,7 +219,7 @@ class Poll:
         self._settle(up.outcomes)
         self._carriage.metrics.refused("long-polling", up.refused)
         if up.payload is None:
-            self._finish(up.replies)
+            self._finish(up.replies, ANSWERED if up.outcomes else Ending("refused", up.refused[0]))
             return
         self._batch, self._replies = up.batch, up.replies
         # With another credential it would go up in the same way, but for handshakes, and for what was refused of it.
@@ -265,7 +283,7 @@ class Poll:
             return
         problem, refusal = withheld(self._provision.source, self._negotiation.credential, self._endpoint)
         self._settle(self._negotiation.refuse_pending(refusal.reason))
-        self._answer_ourselves(problem, refusal)
+        self._answer_ourselves(problem, refusal, Ending("refused", refusal.reason))
 
     def _goes_up_otherwise(self, provision: Provision) -> bool:
         """Whether there is another credential by now than the one which is not offered, or one is coming."""
@@ -318,7 +336,7 @@ class Poll:
         if self._is_held or self._joiner is not None:
             length = None
         self._is_flowing = length is not None or not is_good
-        self._has_started = True
+        self._status = answer.status
         head = self._relay.head_of(answer, provision.crossing, secure=self._head.secure)
         self._door.start(answer.status, head, length)
 
@@ -334,6 +352,7 @@ class Poll:
             if len(self._held) > self._carriage.limits.upstream_payload_bytes:
                 self._let_go()
                 self._carriage.metrics.limit("upstream_payload_bytes")
+                self._cut = TOO_BIG
                 self.failed(
                     UpstreamUnavailable("Upstream's answer to a handshake exceeds limits.upstream_payload_bytes")
                 )
@@ -359,7 +378,7 @@ class Poll:
                 self._flow(down.payload)
         if self._joiner is not None and (owed := self._joiner.end()):
             self._door.send(owed)
-        self._end()
+        self._end(of_status(self._status))
         self._door.finish()
 
     def hold_back(self) -> None:
@@ -384,7 +403,9 @@ class Poll:
             if was_asked
             else self._negotiation.refuse_pending("unavailable")
         )
-        self._answer_ourselves(error, unavailable(str(error)))
+        is_gone = was_asked and isinstance(error, UpstreamUnavailable)
+        ending = self._cut or (UPSTREAM_GONE if is_gone else ending_of(error))
+        self._answer_ourselves(error, unavailable(str(error)), ending)
 
     def expired(self) -> None:
         """Wait no longer: upstream is silent over a handshake, or we leave."""
@@ -395,9 +416,9 @@ class Poll:
             return
         self._settle(self._negotiation.abandon(now(), "drained" if self._leaving else "timeout"))
         self._let_go()
-        self._answer_ourselves(
-            Draining() if self._leaving else HandshakeTimeout(), unavailable("Upstream did not answer in time")
-        )
+        problem = Draining() if self._leaving else HandshakeTimeout()
+        ending = DRAINED if self._leaving else ending_of(problem)
+        self._answer_ourselves(problem, unavailable("Upstream did not answer in time"), ending)
 
     def leave(self) -> None:
         """End a held connect at once, with advice to come back; leave anything else a moment to be answered."""
@@ -423,36 +444,45 @@ class Poll:
             else self._negotiation.abandon(now(), "client_gone")
         )
         self._let_go()
-        self._answer_ourselves(problem, refusal, replying=dismissal)
+        self._answer_ourselves(problem, refusal, revoked(problem), replying=dismissal)
+
+    def is_cut_off(self, ending: Ending) -> None:
+        """Take note why the connection is going to be cut off by us."""
+        self._cut = ending
 
     def client_gone(self) -> None:
         """Stop: nobody is there to be answered."""
         self._settle(self._negotiation.abandon(now(), "drained" if self._leaving else "client_gone"))
-        self._end(has_gone=True)
+        self._end(self._cut or (DRAINED if self._leaving else CLIENT_GONE), has_gone=True)
 
     def _answer_ourselves(
-        self, problem: Exception, refusal: Refusal, *, replying: Callable[[Message, Refusal], Message] | None = None
+        self,
+        problem: Exception,
+        refusal: Refusal,
+        ending: Ending,
+        *,
+        replying: Callable[[Message, Refusal], Message] | None = None,
     ) -> None:
         """Answer in the shape of Bayeux, by a refusal, where that is understood, else by an HTTP status. With
         `replying`, which makes the reply to a message, it is understood wherever there is a message.
 
         Where a part of upstream's answer has gone down already, it is broken off.
         """
-        if self._is_flowing or (self._has_started and not self._batch):
+        if self._is_flowing or (self._status and not self._batch):
             if http_failure(problem) is None:
                 log.error("An answer was broken off by a fault of ours", exc_info=problem)
-            self._end()
+            self._end(ending)
             self._door.break_off()
             return
         has_handshake = any(channel(message) == HANDSHAKE for message in (*self._batch, *self._replies))
         if self._leaving and replying is None:
             replying = goodbye
-        if not self._has_started and not has_handshake and not (replying and self._batch):
-            self._fail(problem)
+        if not self._status and not has_handshake and not (replying and self._batch):
+            self._fail(problem, ending)
             return
         sent = self._negotiation.as_sent(self._batch)
         answers = [replying(message, refusal) if replying else refusal.reply(message) for message in sent]
-        self._finish([*self._replies, *answers])
+        self._finish([*self._replies, *answers], ending)
 
     def _refuse(self, body: bytes, refusal: Refusal, problem: Exception) -> None:
         """Refuse the whole body in the shape of Bayeux if there is a handshake in it, or nobody is signed in any more:
@@ -464,7 +494,7 @@ class Poll:
         if (limit := limit_of(problem)) is not None:
             self._carriage.metrics.limit(limit)
         self._settle(refused.outcomes)
-        self._finish(refused.replies)
+        self._finish(refused.replies, ending_of(problem))
 
     def _refuse_body(self, body: bytes, refusal: Refusal, problem: Exception) -> None:
         """Refuse what was not judged yet."""
@@ -473,19 +503,22 @@ class Poll:
         except Exception as failure:  # noqa: BLE001 - the table decides; what it does not know is logged
             self._fail(failure)
 
-    def _finish(self, replies: Batch) -> None:
+    def _finish(self, replies: Batch, ending: Ending) -> None:
         """Answer with replies of our own, or end with them an answer of which only space has gone down."""
         payload = encode(replies)
-        if not self._has_started:
+        if not self._status:
+            self._status = 200
             self._door.start(HTTPStatus.OK, _OUR_HEAD, len(payload))
         self._door.send(payload)
-        self._end()
+        self._end(ending)
         self._door.finish()
 
-    def _fail(self, problem: Exception) -> None:
+    def _fail(self, problem: Exception, ending: Ending | None = None) -> None:
         """Answer by an HTTP status."""
-        self._end()
-        self._door.refuse(problem)
+        failure = http_failure(problem)
+        self._status = 500 if failure is None else failure.status
+        self._end(ending or ending_of(problem))
+        self._door.refuse(problem, is_told=True)
 
     def _let_go(self) -> None:
         """Let upstream know that nobody waits for its answer any more."""
@@ -495,11 +528,12 @@ class Poll:
             self._wire.cut_off()
             self._wire = None
 
-    def _end(self, *, has_gone: bool = False) -> None:
-        """Leave nothing behind; once."""
+    def _end(self, ending: Ending, *, has_gone: bool = False) -> None:
+        """Leave nothing behind, and tell how it ended; once."""
         if self._is_over:
             return
         self._is_over = True
+        self._tell(ending)
         self._offer = self._body = None
         self._let_go()
         if (guard := self._guard()) is not None:
@@ -516,8 +550,28 @@ class Poll:
             self._carriage.metrics.relayed("long-polling", "down", self._size)
         self._carriage.live.part("long-polling", self)
 
+    def _tell(self, ending: Ending) -> None:
+        """Tell how it ended: as the handshake in it did, where it was answered."""
+        if ending is ANSWERED and self._shaken is not None:
+            ending = of_handshake(self._shaken)
+        if ending is ANSWERED and not events.isEnabledFor(logging.DEBUG):
+            return
+        tell(
+            "long-polling",
+            ending,
+            endpoint=self._endpoint,
+            seconds=now() - self._request.begun_at,
+            client=self.who,
+            credential=self.credential,
+            peer=self._head.peer,
+            status=self._status,
+        )
+
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         if outcomes:
+            for outcome in outcomes:
+                if self._shaken is None or self._shaken.verdict == "accepted":
+                    self._shaken = outcome
             self._relay.patience.stop(self)
             self._carriage.handshakes.settle(
                 "long-polling", outcomes, provision=self._provision, guard=self._guard(), attempt=self

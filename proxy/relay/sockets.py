@@ -21,6 +21,17 @@ from proxy.deadlines import Deadlines
 from proxy.gate.identity import NotIdentified
 from proxy.gate.limits import Limits
 from proxy.relay.carriage import Carriage, now, unix_now
+from proxy.relay.endings import (
+    CUT_OFF,
+    DRAINED,
+    SILENT,
+    STALLED,
+    Ending,
+    close_codes,
+    ending_of,
+    revoked,
+    tell,
+)
 from proxy.relay.failures import (
     FAULT,
     BinaryMessage,
@@ -134,11 +145,12 @@ class RelayedSocket:
     """Both legs of one WebSocket and the handshakes in flight on it."""
 
     __slots__ = (
+        "_begun_at",
         "_bytes_up",
         "_carriage",
         "_credential",
+        "_cut",
         "_endpoint",
-        "_has_refused",
         "_has_spoken",
         "_held",
         "_is_begun",
@@ -148,9 +160,11 @@ class RelayedSocket:
         "_offer",
         "_owed",
         "_passes",
+        "_peer",
         "_provision",
         "_reader",
         "_reading",
+        "_refused",
         "_unsaid",
         "_waited_since",
         "_walk",
@@ -173,6 +187,8 @@ class RelayedSocket:
         self.who = request.client
         self._provision = provision
         self._endpoint = request.endpoint
+        self._peer = request.head.peer
+        self._begun_at = request.begun_at
         self._credential = credential
         self._negotiation: Negotiation[Credential] = carriage.handshakes.negotiation(provision, credential, request)
         limits = carriage.limits
@@ -186,7 +202,8 @@ class RelayedSocket:
         self._owed = b""  # our own replies, until the next boundary
         self._passes = True  # whether what comes down need not be looked at, but for the heads of its frames
         self._messages_up = self._bytes_up = 0
-        self._has_refused = False
+        self._refused: Outcome | None = None  # how the first handshake ended that we refused
+        self._cut: Ending | None = None  # why a leg was cut off by us, which it will not say
         self._is_over = False
         self._unsaid: tuple[Closing, LegEnded | None] | None = None  # why it is over, until the client is told
         self._waited_since: float | None = None  # when the handshake was read whose answer is waited for
@@ -259,7 +276,7 @@ class RelayedSocket:
             self._be_patient()
         if up.replies:
             self._refuse(up)
-        if self._has_refused:
+        if self._refused is not None:
             self._end_if_refused()
 
     def _send_up(self, payload: bytes) -> None:
@@ -272,7 +289,8 @@ class RelayedSocket:
         self._settle(up.outcomes)
         self._carriage.metrics.refused("websocket", up.refused)
         self._reply(frame(TEXT, encode(up.replies)))
-        self._has_refused = self._has_refused or bool(up.outcomes)
+        if self._refused is None and up.outcomes:
+            self._refused = up.outcomes[0]
 
     def _guard(self) -> Guard | None:
         """What stands between the credential of this and upstream, if anything does."""
@@ -402,15 +420,16 @@ class RelayedSocket:
         self._settle(down.outcomes)
         self._be_patient()
         self.client.write(frame(TEXT, down.payload))
-        if any(outcome.verdict == "rejected" for outcome in down.outcomes):
-            raise HandshakeRejected
+        for outcome in down.outcomes:
+            if outcome.verdict == "rejected":
+                raise HandshakeRejected(outcome.reason)
         self._end_if_refused()
 
     # The end ----------------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
         """Say goodbye, because we leave."""
-        self._end(Draining())
+        self._end(Draining(), DRAINED)
 
     def revoke(self, problem: Exception) -> None:
         """End, because the client may not be here any more, or not with this credential.
@@ -422,7 +441,7 @@ class RelayedSocket:
             farewell = self._negotiation.farewell(Refusal("identity", str(problem)))
             if farewell is not None:
                 self.client.write(frame(TEXT, encode([farewell])))
-        self._end(problem)
+        self._end(problem, revoked(problem))
 
     @property
     def _is_between(self) -> bool:
@@ -433,7 +452,7 @@ class RelayedSocket:
         """Take note that the connection of a leg is no more."""
         self.sockets.takers.stop(leg)
         if self._unsaid is not None or not self._is_over:
-            self._end(LegEnded(leg.side, None))
+            self._end(LegEnded(leg.side, None), self._cut)
         if self.client.is_lost and self.upstream.is_lost:
             self.sockets.closing.stop(self)
             self.count()
@@ -446,6 +465,7 @@ class RelayedSocket:
     def stalled(self, leg: "_Leg") -> None:
         """Cut off a side that does not take what it was sent: it would not take a goodbye either."""
         self._carriage.metrics.limit("stalled_seconds")
+        self._cut = STALLED[leg.side]
         leg.transport.abort()
 
     def other(self, leg: "_Leg") -> "_Leg":
@@ -454,6 +474,7 @@ class RelayedSocket:
 
     def cut_off(self) -> None:
         """End both connections at once."""
+        self._cut = CUT_OFF
         self.client.transport.abort()
         self.upstream.transport.abort()
 
@@ -477,6 +498,7 @@ class RelayedSocket:
             if self._is_held_back(leg):  # its pong would not be seen
                 leg.quiet_beats = 0
             elif leg.quiet_beats == _ASKED:
+                self._cut = SILENT[leg.side]
                 leg.transport.abort()
             elif leg.quiet_beats == 0:
                 leg.quiet_beats = _QUIET
@@ -487,8 +509,9 @@ class RelayedSocket:
     def _is_held_back(self, leg: "_Leg") -> bool:
         return self.holds_client_back if leg is self.client else self.client.is_full
 
-    def _end(self, problem: Exception) -> None:
-        """Record what got no answer, and close both legs, each in its own words; once.
+    def _end(self, problem: Exception, ending: Ending | None = None) -> None:
+        """Record what got no answer, and close both legs, each in its own words; once. `ending` is what the log says of
+        it, where that is not to be seen by the problem.
 
         A client that ends it is told last, behind the answers to what it had sent before.
         """
@@ -513,6 +536,16 @@ class RelayedSocket:
             if ended is not None and ended.side == "upstream":
                 guard.doubt()
         self._unsaid = end, ended
+        tell(
+            "websocket",
+            ending or ending_of(problem),
+            endpoint=self._endpoint,
+            seconds=now() - self._begun_at,
+            client=self.who,
+            credential=self._provision.name,
+            peer=self._peer,
+            codes=close_codes(ended, end.client, end.upstream),
+        )
         self.upstream.close(end.upstream, end.text)
         if ended is None or ended.side == "upstream" or ended.code is None:
             self.close_client()
@@ -555,8 +588,8 @@ class RelayedSocket:
 
     def _end_if_refused(self) -> None:
         """Raises HandshakeRefused once a refusal is out and no other handshake waits for its answer."""
-        if self._has_refused and not self._negotiation.pending:
-            raise HandshakeRefused
+        if self._refused is not None and not self._negotiation.pending:
+            raise HandshakeRefused(self._refused.reason, limit=self._refused.limit)
 
     def _leg(self, side: Side) -> "_Leg":
         return self.client if side == "client" else self.upstream

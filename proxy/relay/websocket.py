@@ -9,8 +9,9 @@ from proxy.credentials.kinds import Credential
 from proxy.credentials.sources import NoCredential
 from proxy.head import Head
 from proxy.http1 import LINE_END, write_answer
-from proxy.relay.carriage import Carriage
+from proxy.relay.carriage import Carriage, now
 from proxy.relay.door import Door
+from proxy.relay.endings import CLIENT_GONE, tell
 from proxy.relay.failures import (
     BadRequest,
     Draining,
@@ -52,7 +53,19 @@ class WebSocketRelay:
                 door.judge_again(request)
                 is_open = await self._open(door, request)
         except asyncio.CancelledError:
+            if door.is_leaving:
+                door.refuse(Draining())
+                raise
             self.carriage.metrics.upgrade("unanswered", "client_gone", request.credential)
+            tell(
+                "websocket",
+                CLIENT_GONE,
+                endpoint=request.endpoint,
+                seconds=now() - request.begun_at,
+                client=request.client,
+                credential=request.credential,
+                peer=request.head.peer,
+            )
             raise
         except Exception as problem:  # noqa: BLE001 - the table decides; what it does not know is logged
             door.refuse(problem)

@@ -215,7 +215,7 @@ async def test_s44_the_process_shows_no_secret_whatever_is_said_to_it() -> None:
             process.send_signal(signal.SIGTERM)
             _, errors = await asyncio.wait_for(process.communicate(), 25)
         assert upstream.requests
-    assert b"Refused with 4" in errors
+    assert b"(refused, malformed, status 4" in errors
     assert not holds_canary(errors)
     assert theirs not in errors
     assert process.returncode == 0

@@ -4,31 +4,55 @@ import logging
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
+from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.operations.logs import OneLine
+from proxy.operations.logs import Format, OneLine, OneObject
 from proxy.operations.redaction import SHORTEST, Redaction
 
 
 SECRET = "hunter2-of-ours"
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
+FORMATTERS: dict[Format, type[OneLine]] = {"text": OneLine, "json": OneObject}
+in_both_forms = pytest.mark.parametrize("form", get_args(Format))
 
-def written(
+
+def record_of(
     message: object,
     *arguments: object,
     error: BaseException | None = None,
     stack: str | None = None,
-    secret: str = SECRET,
-) -> str:
-    """An event as it is written."""
+    fields: object = None,
+) -> logging.LogRecord:
     exc_info: ExcInfo | None = None if error is None else (type(error), error, error.__traceback__)
     record = logging.LogRecord("room", logging.INFO, "", 0, message, arguments, exc_info, sinfo=stack)
-    return OneLine(Redaction(lambda: (secret,))).format(record)
+    if fields is not None:
+        record.fields = fields
+    return record
+
+
+def written(message: object, *arguments: object, form: Format = "text", secret: str = SECRET, **more: Any) -> str:
+    """An event as it is written."""
+    return FORMATTERS[form](Redaction(lambda: (secret,))).format(record_of(message, *arguments, **more))
+
+
+def read(message: object, *arguments: object, **more: Any) -> dict[str, Any]:
+    """An event as it is read again from JSON."""
+    return decoded(written(message, *arguments, form="json", **more))
+
+
+def decoded(line: str) -> dict[str, Any]:
+    """What a line of JSON says; it must be one."""
+    assert len(line.splitlines()) == 1
+    told: dict[str, Any] = msgspec.json.decode(line)
+    return told
 
 
 def raised(text: str) -> BaseException:
@@ -44,8 +68,55 @@ def test_event_has_time_severity_and_origin() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO room: 5 left", written("%d left", 5))
 
 
-def test_known_secret_and_likely_one_are_hidden_in_message_arguments_traceback_and_stack() -> None:
-    told = written(f"{SECRET} %s %r", SECRET, {"token": "likely-one"}, error=raised(SECRET), stack=f"Stack: {SECRET}")
+def test_event_as_json_has_time_severity_origin_and_its_fields() -> None:
+    told = read("%d left", 5, fields={"event": "some_left", "left": 5, "seconds": 0.5, "who": None, "is": True})
+    moment = datetime.fromisoformat(told.pop("time"))
+    assert timedelta(0) <= datetime.now(UTC) - moment < timedelta(minutes=1)
+    assert told == {
+        "level": "INFO",
+        "logger": "room",
+        "message": "5 left",
+        "event": "some_left",
+        "left": 5,
+        "seconds": 0.5,
+        "who": None,
+        "is": True,
+    }
+
+
+def test_time_as_json_is_that_of_rfc_3339_to_the_millisecond() -> None:
+    record = record_of("x")
+    record.created = 1_767_225_600.0004
+    assert decoded(OneObject(Redaction()).format(record))["time"] == "2026-01-01T00:00:00.000Z"
+
+
+def test_field_takes_the_place_of_nothing_that_every_event_has() -> None:
+    told = read("x", error=raised("why"), fields={"level": "forged", "message": "forged", "exception": "forged"})
+    assert (told["level"], told["message"]) == ("INFO", "x")
+    assert "ValueError: why" in told["exception"]
+
+
+@pytest.mark.parametrize("fields", ["text", 5, ("a", "b"), {}], ids=repr)
+def test_fields_that_are_none_add_nothing(fields: object) -> None:
+    assert set(read("x", fields=fields)) == {"time", "level", "logger", "message"}
+
+
+def test_secret_is_hidden_in_fields() -> None:
+    told = read("x", fields={"a": f"<{SECRET}>", "b": [SECRET], "c": {"token": "likely-one"}, "d": "Bearer likely-one"})
+    assert (told["a"], told["b"], told["c"], told["d"]) == ("<***>", "['***']", "{'token': '***'}", "Bearer ***")
+
+
+@in_both_forms
+def test_known_secret_and_likely_one_are_hidden_in_message_arguments_traceback_and_stack(form: Format) -> None:
+    told = written(
+        f"{SECRET} %s %r",
+        SECRET,
+        {"token": "likely-one"},
+        form=form,
+        error=raised(SECRET),
+        stack=f"Stack: {SECRET}",
+        fields={"one": SECRET, "two": "token=likely-one"},
+    )
     assert SECRET not in told
     assert "likely-one" not in told
     assert "ValueError: ***" in told
@@ -68,6 +139,8 @@ def test_known_secret_and_likely_one_are_hidden_in_message_arguments_traceback_a
 )
 def test_controls_are_escaped(message: str, expected: str) -> None:
     assert written("%s", message).endswith(f" INFO room: {expected}")
+    told = read("%s", message, fields={"what": message})
+    assert (told["message"], told["what"]) == (expected, expected)
 
 
 FORGED = "2026-01-01 00:00:00,000 INFO proxy.app: all is well"
@@ -81,10 +154,20 @@ def test_nobody_forges_an_event(separator: str) -> None:
     assert FORGED in first
     assert others
     assert all(line.startswith(" ") for line in others)
+    assert FORGED in read(text, error=raised(text), stack=f"Stack{separator}{FORGED}", fields={"x": text})["x"]
 
 
 def test_secret_that_escaping_makes_is_hidden() -> None:
     assert written("a\nb", secret=r"a\nb").endswith(" INFO room: ***")
+    told = read("a\nb", secret=r"a\nb", fields={"x": "a\nb"})
+    assert (told["message"], told["x"]) == ("***", "***")
+
+
+@pytest.mark.parametrize("secret", [r"\"and", r"\\\\", 'and"', '"},"', '","x":"', "message", "INFO", '{"time":"'])
+def test_secret_that_stands_in_the_way_of_json_is_hidden_in_texts_and_leaves_it_whole(secret: str) -> None:
+    told = read("%s", f'this "and that \\\\ {secret}', secret=secret, fields={"x": f"a{secret}b", "n": 5})
+    assert told["n"] == 5
+    assert all(secret not in text for name, text in told.items() if isinstance(text, str))
 
 
 def test_traceback_keeps_its_lines() -> None:
@@ -92,11 +175,14 @@ def test_traceback_keeps_its_lines() -> None:
     assert " Traceback (most recent call last):" in lines
     assert " ValueError: why" in lines
     assert any(line.startswith('   File "') for line in lines)
+    told = read("x", error=raised("why"))["exception"].split("\n")
+    assert told == [line.removeprefix(" ") for line in lines[1:]]
 
 
-def test_what_is_huge_is_cut() -> None:
-    told = written("x" * 1_000_000, error=raised("y" * 1_000_000))
-    assert len(told) < 100_000
+@in_both_forms
+def test_what_is_huge_is_cut(form: Format) -> None:
+    told = written("x" * 1_000_000, form=form, error=raised("y" * 1_000_000), fields={"z": "z" * 1_000_000})
+    assert len(told) < 120_000
     assert "[1000000 characters in all]" in told
 
 
@@ -121,44 +207,75 @@ class Unspeakable:
         pytest.param("\ud800", (), id="no text that can be encoded"),
     ],
 )
-def test_what_cannot_be_written_fails_nothing(message: object, arguments: tuple[object, ...]) -> None:
-    told = written(message, *arguments, error=raised(SECRET))
+@in_both_forms
+def test_what_cannot_be_written_fails_nothing(form: Format, message: object, arguments: tuple[object, ...]) -> None:
+    told = written(message, *arguments, form=form, error=raised(SECRET))
     assert SECRET not in told
     assert told
+    if form == "json":
+        assert decoded(told)["message"]
 
 
-def test_record_stays_as_it_is_for_other_handlers() -> None:
-    problem = raised(SECRET)
-    record = logging.LogRecord(
-        "room", logging.INFO, "", 0, "%s\n", (SECRET,), (type(problem), problem, problem.__traceback__)
-    )
-    before = dict(record.__dict__)
-    OneLine(Redaction(lambda: (SECRET,))).format(record)
-    assert record.__dict__ == before
-
-
-@given(
-    st.text(min_size=SHORTEST, max_size=30),
-    st.text(max_size=30),
-    st.sampled_from(["message", "argument", "repr", "mapping", "exception", "stack"]),
+@pytest.mark.parametrize(
+    "value",
+    [Unspeakable(), "\ud800", float("nan"), 1 << 70, b"\xff", {SECRET: SECRET}, object(), ("a", SECRET)],
+    ids=lambda value: type(value).__name__,
 )
-def test_known_secret_is_never_written(secret: str, around: str, where: str) -> None:
+def test_field_that_cannot_be_written_fails_nothing(value: object) -> None:
+    told = written("x", form="json", fields={"one": value, "event": "odd"})
+    assert SECRET not in told
+    assert decoded(told)["message"]
+
+
+def test_event_that_cannot_be_written_is_told_as_one_in_json_too() -> None:
+    record = record_of("x")
+    record.created = float("inf")
+    told = decoded(OneObject(Redaction()).format(record))
+    assert (told["level"], told["message"]) == ("ERROR", "An event could not be written: OverflowError")
+    assert told["time"]
+
+
+@in_both_forms
+def test_record_stays_as_it_is_for_other_handlers(form: Format) -> None:
+    record = record_of("%s\n", SECRET, error=raised(SECRET), fields={"one": SECRET})
+    before = dict(record.__dict__)
+    FORMATTERS[form](Redaction(lambda: (SECRET,))).format(record)
+    assert record.__dict__ == before
+    assert before["fields"] == {"one": SECRET}
+
+
+@in_both_forms
+@given(
+    secret=st.text(min_size=SHORTEST, max_size=30),
+    around=st.text(max_size=30),
+    where=st.sampled_from(["message", "argument", "repr", "mapping", "exception", "stack", "fields"]),
+)
+def test_known_secret_is_never_written(form: Format, secret: str, around: str, where: str) -> None:
     text = f"{around}{secret}{around}"
     match where:
         case "message":
-            told = written(text.replace("%", "%%"), secret=secret)
-            told += written(text, secret=secret)
+            told = [written(text.replace("%", "%%"), form=form, secret=secret), written(text, form=form, secret=secret)]
         case "argument":
-            told = written("%s %s", around, text, secret=secret)
+            told = [written("%s %s", around, text, form=form, secret=secret)]
         case "repr":
-            told = written("%r %r", [text], text.encode("utf-8", "surrogatepass"), secret=secret)
+            told = [written("%r %r", [text], text.encode("utf-8", "surrogatepass"), form=form, secret=secret)]
         case "mapping":
-            told = written("%(a)s", {"a": text}, secret=secret)
+            told = [written("%(a)s", {"a": text}, form=form, secret=secret)]
         case "exception":
-            told = written("x", error=raised(text), secret=secret)
+            told = [written("x", error=raised(text), form=form, secret=secret)]
+        case "stack":
+            told = [written("x", stack=text, form=form, secret=secret)]
         case _:
-            told = written("x", stack=text, secret=secret)
-    assert secret not in told
+            told = [written("x", fields={"a": text, "b": [text]}, form=form, secret=secret)]
+    assert not any(secret in line for line in told)
+    if form == "json":
+        assert not any(secret in str(value) for line in told for value in decoded(line).values())
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_whatever_comes_is_one_line_of_json_without_a_control(message: str, field: str) -> None:
+    told = read("%s", message, error=raised(message), fields={"x": field})
+    assert not any(0x7F <= ord(letter) < 0xA0 or ord(letter) < 0x20 for letter in told["message"] + told["x"])
 
 
 CHILD = f"""
@@ -234,6 +351,30 @@ def test_no_way_to_standard_error_passes_by(way: str) -> None:
     assert SECRET not in told
     assert "likely-one" not in told
     assert all(re.match(r" |\d{4}-", line) for line in told.splitlines())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_to_standard_error_passes_by_json(way: str) -> None:
+    code, expected = WAYS[way]
+    told = told_by_child(f"logs.configure('DEBUG', 'json'); logs.redact(lambda: (SECRET,))\n{code}\n")
+    assert SECRET not in told
+    assert "likely-one" not in told
+    events = [decoded(line) for line in told.splitlines()]
+    assert any(
+        expected in f"{event['level']} {event['logger']}: {event['message']}\n{event.get('exception')}"
+        for event in events
+    )
+
+
+def test_form_and_level_change_while_it_runs_and_secrets_stay_hidden() -> None:
+    told = told_by_child(
+        "logs.configure('INFO')\nlogs.redact(lambda: (SECRET,))\nlogging.debug('unheard')\n"
+        "logs.change('DEBUG', 'json')\nlogging.debug('one %s', SECRET)\n"
+        "logs.change('INFO', 'text')\nlogging.debug('unheard')\nlogging.info('two %s', SECRET)\n"
+    )
+    first, second = told.splitlines()
+    assert decoded(first)["message"] == "one ***"
+    assert second.endswith(" INFO root: two ***")
 
 
 def test_uncaught_exception_ends_the_process_without_the_secret() -> None:

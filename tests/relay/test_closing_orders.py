@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from proxy.relay.frames import BINARY, CLOSE, TEXT, FrameReader, close_frame, frame
 from tests.conftest import Running, running
-from tests.relay.raw import UPGRADE, client, hold_on, recording, reset
+from tests.relay.raw import UPGRADE, client, head, hold_on, post, recording, reset
 from tests.relay.test_websocket_bytes import (
     ACCEPTED,
     MASK,
@@ -231,6 +231,32 @@ async def test_side_that_is_told_and_says_nothing_is_cut_off(
         one.send(close_frame(4321, mask=b"" if is_client else MASK))
         assert (await other.receive()).payload == said(4321)
         assert await other.rest() == b""
+
+
+# When this process ends -----------------------------------------------------------------------------------------------
+
+
+async def test_who_has_asked_for_something_when_this_process_ends_is_told_to_come_again() -> None:
+    async with recording(hold_on) as upstream, AsyncExitStack() as stack:
+        async with running(upstream.url) as proxied:
+            asking = [await stack.enter_async_context(client(proxied)) for _ in range(2)]
+            asking[0].send(UPGRADE)
+            await upstream.next()
+            asking[1].send(head("Content-Length: 10") + b"\r\n[")
+            await until(lambda: all(door._state in {"opening", "body"} for door in proxied.proxy._listener.doors))
+        for each in asking:
+            answer = await each.answer()
+            assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+        assert proxied.upgrades() == {("refused", "draining"): 1}
+
+
+async def test_who_asks_for_nothing_when_this_process_ends_is_not_reset() -> None:
+    async with recording() as upstream, AsyncExitStack() as stack:
+        async with running(upstream.url) as proxied:
+            idle = await stack.enter_async_context(client(proxied))
+            idle.send(post())
+            assert (await idle.answer()).status == 200
+        assert await asyncio.wait_for(idle.reader.read(), SECONDS) == b""
 
 
 # Before it is open ----------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ Encrypted = Callable[[Tenant], AbstractAsyncContextManager[Running]]
 @pytest.fixture
 def encrypted(tmp_path: Path) -> Encrypted:
     """A proxy whose listener speaks TLS."""
-    authority, trusts = trustme.CA(), ssl.create_default_context()
+    authority, trusts = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(trusts)
     issued = authority.issue_cert("localhost")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
