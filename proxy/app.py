@@ -1,46 +1,57 @@
 """The life of a proxy: listeners, start, change of configuration and drain, in reading order."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Final, Self
+from pathlib import Path
+from typing import Any, Final, Self
 
 from aiohttp import web
 
 from proxy.config import OWN_SOURCES, BadConfiguration, Config, identity_of
+from proxy.credentials.device import DeviceSource
 from proxy.credentials.login import LoginSource
 from proxy.credentials.sources import NoCredential
 from proxy.entrance import keeps_sessions
 from proxy.frontdoor.stores import StoreUnavailable
-from proxy.gate.admission import Hosts
+from proxy.gate.admission import Hosts, is_loopback
 from proxy.gate.identity import NotIdentified
+from proxy.listening import PathTaken, unix_socket
 from proxy.operations.admin import HOSTS_KEY, Admin
 from proxy.operations.live import Connection
-from proxy.operations.status import CredentialStatus, StatusPage
+from proxy.operations.status import CredentialStatus, StatusPage, state_of
+from proxy.operations.supervision import Supervision
 from proxy.relay.door import Listener
 from proxy.relay.pages import Pages, Routes
 from proxy.relay.polling import PollingRelay
 from proxy.relay.websocket import WebSocketRelay
 from proxy.tls import ServerTls
-from proxy.wiring import Lasting, Wiring, Worker, kinds, limits_of, wire
+from proxy.wiring import Lasting, Wiring, Worker, kinds, limits_of, vitality_of, wire
 
 
 log = logging.getLogger(__name__)
 
 _CUT_OFF_SECONDS: Final = 2.0
-"""How long requests to the admin listener, and for pages, get to end once they are cancelled."""
+"""How long requests for pages get to end once they are cancelled."""
+
+_ADMIN_CUT_OFF_SECONDS: Final = 0.5
+"""As long for those to the admin listener, which are answered at once: who is there still has not said all."""
 
 _TLS_SECONDS: Final = 10.0
 """How long a client may take over the TLS handshake at most."""
 
 _BACKLOG: Final = 1024
 """How many connections may wait to be accepted: a fleet of clients comes back at once."""
+
+_ASKING_SECONDS: Final = 1.0
+"""How long whoever has just connected may take to ask for something, where our successor would have answered it."""
 
 LOOK_SECONDS: Final = 5.0
 """How often credentials are looked at without being asked for, to part from connections with one that was revoked."""
@@ -54,7 +65,9 @@ class Proxy:
     """One proxy: a public listener, an admin listener and what stands between, as an asynchronous context manager.
 
     Entering opens both listeners; leaving cuts off whatever is left. `drain` comes in between for a polite end.
-    `pages` are for the demo. Raises CannotListen on entering.
+    `pages` are for the demo. `handed_over` are listening sockets that take the place of those of `listen` and `admin`;
+    `supervision` is told how it goes, and `quit_now` is called for who asks by the admin socket. Raises CannotListen on
+    entering.
     """
 
     def __init__(
@@ -64,6 +77,9 @@ class Proxy:
         pages: Routes | None = None,
         clock: Callable[[], float] = time.monotonic,
         look_seconds: float = LOOK_SECONDS,
+        handed_over: Mapping[str, socket.socket] | None = None,
+        supervision: Supervision | None = None,
+        quit_now: Callable[[], None] | None = None,
     ) -> None:
         self._lasting = Lasting(config, {} if pages is None else pages, clock)
         self.metrics = self._lasting.metrics
@@ -82,13 +98,27 @@ class Proxy:
         )
         self._upstreams = {carriage.upstream}
         self._working: list[Worker] = []
+        self._admin: list[web.ServerRunner] = []
+        self._handed_over = handed_over or {}
+        self.supervision = supervision or Supervision()
+        self._quit_now = quit_now
         self._tls: ServerTls | None = None
+        self._server: asyncio.Server | None = None
         self._started = False
+        self._leaving = False
+        self._is_told_to_quit = asyncio.Event()
         self._look_seconds = look_seconds
         self._next_look: asyncio.TimerHandle | None = None
         self._closing = AsyncExitStack()
         self.public_port = config.listen.port
         self.admin_port = config.admin.port
+        self.metrics.ask(
+            is_ready=lambda: self._unready() is None,
+            connections=lambda: self._listener.connections,
+            connections_limit=lambda: self.config.limits.connections,
+            expiries=self._expiries,
+            states=lambda: ((each.name, state_of(each, self.metrics.history)) for each in self._credentials()),
+        )
 
     @property
     def config(self) -> Config:
@@ -97,8 +127,9 @@ class Proxy:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opened:
+            opened.callback(self.supervision.close)
             # Admin first: probes can be answered while the rest is not there yet.
-            self.admin_port = await self._listen("admin", opened, self._serve_admin)
+            self.admin_port = await self._serve_admin(opened)
             await self._open_sessions(opened)
             opened.push_async_callback(self._stop_working)
             opened.callback(self._close_upstreams)
@@ -106,10 +137,11 @@ class Proxy:
                 opened.callback(room.close)
             opened.push_async_callback(self._pages.shutdown, _CUT_OFF_SECONDS)
             await self._work(self._wiring.workers())
-            self.public_port = await self._listen("listen", opened, self._serve_clients)
+            self.public_port = await self._serve_clients(opened)
             self._closing = opened.pop_all()
         self._started = True
         self._look()  # says in the log what is wrong with stored values, before the first client does
+        self.supervision.ready()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -118,8 +150,24 @@ class Proxy:
         await self._closing.aclose()
 
     async def drain(self) -> None:
-        """Turn unready, ask every connection to leave, and wait for them as long as drain.timeout_seconds says."""
+        """Turn unready, go on for as long as drain.accept_seconds says, then ask every connection to leave, and wait
+        for them as long as drain.timeout_seconds says. Whoever asks to quit by the admin socket needs us no longer:
+        that ends the first part. A listening socket that was handed over is given up before all that.
+        """
         drain = self.config.drain
+        seconds = drain.accept_seconds
+        self._leaving = True
+        self.supervision.stopping()
+        self.supervision.status("draining")
+        log.info("Draining")
+        if "listen" in self._handed_over and self._server is not None:
+            # Who comes from now on waits in the queue of the socket, which is not ours alone, for our successor. Who
+            # came just before that has yet to say what it wants, and is served.
+            self._server.close()
+            seconds = max(seconds, _ASKING_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._is_told_to_quit.wait()
         left = await self._live.drain(spread_seconds=drain.spread_seconds, timeout_seconds=drain.timeout_seconds)
         if left:
             log.warning("%d connections did not leave in time and are cut off", left)
@@ -163,6 +211,7 @@ class Proxy:
         self._websockets.change(carriage)
         self._polling.change(carriage, smartrest=config.handshake.smartrest)
         self._listener.change(self._wiring.front, limits)
+        self._watch_over_clients()
         tls = config.listen.tls
         if self._tls is not None and tls.certificate_file is not None and tls.key_file is not None:
             self._tls.change(tls.certificate_file, tls.key_file, tls.client_ca_file)
@@ -209,6 +258,7 @@ class Proxy:
         for provision in self._wiring.provisions.values():
             provision.source.is_usable()
         self._part_with_revoked(self._wiring)
+        self.supervision.status(self._unready() or "serving")
 
     def _part_with_revoked(self, before: Wiring) -> None:
         """End the connections of clients and credentials that are not what they were `before`."""
@@ -232,7 +282,7 @@ class Proxy:
 
     def _unready(self) -> str | None:
         """Why we cannot serve, or None."""
-        if self._live.draining:
+        if self._leaving:
             return "draining"
         if not self._started:
             return "starting"
@@ -253,6 +303,13 @@ class Proxy:
                 complaint=source.complaint,
             )
 
+    def _expiries(self) -> Iterator[tuple[str, float]]:
+        """When each certificate of ours is over, in Unix time; 0 where there is none."""
+        yield "listen.tls", 0.0 if self._tls is None else self._tls.expires_at()
+        for name, provision in self._wiring.provisions.items():
+            if isinstance(provision.source, DeviceSource):
+                yield f"credentials.{name}", provision.source.expires_at
+
     def _server_tls(self) -> ServerTls | None:
         """What the public listener speaks TLS with, if it does. Raises CannotListen."""
         tls = self.config.listen.tls
@@ -272,6 +329,27 @@ class Proxy:
             raise CannotListen(str(problem)) from None
 
     async def _serve_admin(self, opened: AsyncExitStack) -> int:
+        """Open the admin listener, and its unix socket if it has one; returns its port. Raises CannotListen."""
+        settings, at_path = self.config.admin, None
+        if settings.socket is not None:
+            with _telling("admin.socket", settings.socket):
+                at_path = opened.enter_context(unix_socket(settings.socket))
+        opened.push_async_callback(self._close_admin)
+        runner = await self._admin_runner(quit_now=None)
+        with _telling("admin", settings.host, settings.port):
+            if (given := self._handed_over.get("admin")) is not None:
+                await web.SockSite(runner, _agreed("admin", given, settings.host, None)).start()
+            else:
+                await web.TCPSite(runner, settings.host, settings.port).start()
+        port = _port_of(runner.addresses[0])
+        log.info("admin listener on http://%s:%d", settings.host, port)
+        if at_path is not None:
+            runner = await self._admin_runner(quit_now=self._quit)
+            await web.SockSite(runner, at_path).start()
+            log.info("admin listener on %s", settings.socket)
+        return port
+
+    async def _admin_runner(self, *, quit_now: Callable[[], None] | None) -> web.ServerRunner:
         settings = self.config.admin
         admin = Admin(
             self.metrics.registry,
@@ -285,29 +363,61 @@ class Proxy:
                 unready=self._unready,
                 secrets=self.secrets,
             ),
+            quit_now=quit_now,
         )
-        runner = web.ServerRunner(admin.server(), shutdown_timeout=_CUT_OFF_SECONDS)
+        runner = web.ServerRunner(admin.server(), shutdown_timeout=_ADMIN_CUT_OFF_SECONDS)
         await runner.setup()
-        opened.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, settings.host, settings.port).start()
-        port: int = runner.addresses[0][1]
-        return port
+        self._admin.append(runner)
+        return runner
+
+    async def _close_admin(self) -> None:
+        """Both at once: nobody is told by one of them that we are there, and by the other that we are gone."""
+        await asyncio.gather(*(runner.cleanup() for runner in self._admin))
+
+    def _quit(self) -> None:
+        self._is_told_to_quit.set()
+        if self._quit_now is not None:
+            self._quit_now()
 
     async def _serve_clients(self, opened: AsyncExitStack) -> int:
+        """Open the public listener; returns its port, 0 for a unix socket. Raises CannotListen."""
         settings = self.config.listen
         self._tls = self._server_tls()
         tls = None if self._tls is None else self._tls.context
-        server = await asyncio.get_running_loop().create_server(
-            self._listener,
-            settings.host,
-            settings.port,
-            ssl=tls,
-            ssl_handshake_timeout=min(self.config.limits.idle_seconds, _TLS_SECONDS) if tls else None,
-            backlog=_BACKLOG,
-        )
-        opened.callback(server.close)
-        port: int = server.sockets[0].getsockname()[1]
+        listening = self._handed_over.get("listen")
+        if listening is not None:
+            _agreed("listen", listening, settings.host, settings.socket)
+        elif settings.socket is not None:
+            with _telling("listen.socket", settings.socket):
+                listening = opened.enter_context(unix_socket(settings.socket))
+        # Not create_unix_server for a path: from Python 3.13 on, that removes it on closing, which is for us, or for
+        # whoever handed it over, to do: no successor could be reached there.
+        where = {"sock": listening} if listening else {"host": settings.host, "port": settings.port}
+        with _telling("listen", settings.host, settings.port):
+            self._server = await asyncio.get_running_loop().create_server(
+                self._listener,
+                **where,
+                ssl=tls,
+                ssl_handshake_timeout=min(self.config.limits.idle_seconds, _TLS_SECONDS) if tls else None,
+                backlog=_BACKLOG,
+            )
+        opened.callback(self._server.close)
+        self._watch_over_clients()
+        address = self._server.sockets[0].getsockname()
+        if settings.socket is not None:
+            log.info("public listener on %s", address)
+            return 0
+        host, port = settings.host, _port_of(address)
+        if listening is not None:
+            host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        log.info("public listener on %s://%s:%d", "https" if tls else "http", host, port)
         return port
+
+    def _watch_over_clients(self) -> None:
+        """Have clients noticed that vanish, from the next one on: what is accepted inherits that."""
+        vitality = vitality_of(self.config)
+        for listening in () if self._server is None else self._server.sockets:
+            vitality.watch(listening)
 
     async def _open_sessions(self, opened: AsyncExitStack) -> None:
         """Look after the sessions of those who sign in, where anybody does. Raises CannotListen."""
@@ -320,28 +430,48 @@ class Proxy:
         except StoreUnavailable as problem:
             raise CannotListen(str(problem)) from None
 
-    async def _listen(
-        self, section: str, opened: AsyncExitStack, serve: Callable[[AsyncExitStack], Awaitable[int]]
-    ) -> int:
-        """Open a listener; returns its port. Raises CannotListen."""
-        settings = getattr(self.config, section)
-        try:
-            port = await serve(opened)
-        except OSError as error:
-            is_name = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
-            key, remedy = ("host", "an address of this machine") if is_name else ("port", "a free one")
-            reason = error.strerror if is_name or error.errno is None else os.strerror(error.errno)
-            raise CannotListen(
-                f"{section}.{key}: cannot listen on {settings.host}:{settings.port}: {reason}; choose {remedy}"
-            ) from None
-        log.info(
-            "%s listener on %s://%s:%d",
-            "public" if section == "listen" else section,
-            "https" if section == "listen" and self.config.listen.tls.certificate_file else "http",
-            settings.host,
-            port,
+
+@contextlib.contextmanager
+def _telling(section: str, host: str | Path, port: int | None = None) -> Iterator[None]:
+    """Say what is wrong with a listener by its key. Raises CannotListen."""
+    try:
+        yield
+    except PathTaken as problem:
+        raise CannotListen(f"{section}: {problem}") from None
+    except OSError as error:
+        # From Python 3.13 on, asyncio has words of its own, and no number, for an address that is not this machine's.
+        is_name = isinstance(error, socket.gaierror) or error.errno in {errno.EADDRNOTAVAIL, None}
+        reason = (error.strerror if is_name or error.errno is None else os.strerror(error.errno)) or error
+        if port is None:
+            remedy = "expected a directory that this user may write to, and a path of no more than 107 bytes"
+            raise CannotListen(f"{section}: cannot listen on {host}: {reason}; {remedy}") from None
+        key, remedy = ("host", "an address of this machine") if is_name else ("port", "a free one")
+        if error.errno == errno.EACCES:
+            remedy = "one of 1024 or above, which takes no right, or have systemd hand the socket over"
+        raise CannotListen(f"{section}.{key}: cannot listen on {host}:{port}: {reason}; choose {remedy}") from None
+
+
+def _agreed(section: str, given: socket.socket, host: str, path: Path | None) -> socket.socket:
+    """A socket that was handed over, if it is what the configuration was judged by. Raises CannotListen."""
+    if given.family == socket.AF_UNIX:
+        if path is None:
+            remedy = "say so in listen.socket" if section == "listen" else "expected a port; admin.socket is our own"
+            raise CannotListen(f"{section}: the socket that is handed over is a unix socket: {remedy}")
+        return given
+    if path is not None:
+        raise CannotListen(f"{section}.socket: the socket that is handed over is no unix socket: leave this out")
+    address = str(given.getsockname()[0])
+    if is_loopback(host) and not is_loopback(address):
+        raise CannotListen(
+            f"{section}.host: the socket that is handed over listens on {address}, beyond loopback: say so here, since "
+            "the rest of the configuration is judged by it"
         )
-        return port
+    return given
+
+
+def _port_of(address: Any) -> int:
+    """The port of an address, 0 for that of a unix socket."""
+    return int(address[1]) if isinstance(address, tuple) else 0
 
 
 async def _stopped(worker: Worker) -> None:
@@ -370,7 +500,7 @@ def _socket(config: Config) -> tuple[object, ...]:
     """What the public listener was opened with, and keeps."""
     listen = config.listen
     speaks_tls, asks = listen.tls.certificate_file is not None, listen.tls.client_ca_file is not None
-    return listen.host, listen.port, speaks_tls, asks, identity_of(config) == ("mtls",)
+    return listen.host, listen.port, listen.socket, speaks_tls, asks, identity_of(config) == ("mtls",)
 
 
 async def run(proxy: Proxy, stop: asyncio.Event, reread: asyncio.Event, load: Callable[[], Config]) -> None:
@@ -385,15 +515,16 @@ async def run(proxy: Proxy, stop: asyncio.Event, reread: asyncio.Event, load: Ca
         finally:
             reading.cancel()
             await asyncio.wait([reading])
-        log.info("Draining")
         await proxy.drain()
 
 
 async def _read_again(proxy: Proxy, reread: asyncio.Event, load: Callable[[], Config]) -> None:
     while await reread.wait():
         reread.clear()
+        proxy.supervision.reloading()
         try:
             await proxy.reload(load)
         except Exception:
             proxy.metrics.file_loaded("configuration", well=False)
             log.exception("The configuration was not taken over by a fault of ours")
+        proxy.supervision.ready()

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from proxy import entrance
 from proxy.config import (
     OWN_SOURCES,
+    UNIX,
     Config,
     CredentialSettings,
     GrantSettings,
@@ -56,6 +57,7 @@ from proxy.tls import Trust, trust_in, trusting
 from proxy.upstream.client import Upstream
 from proxy.upstream.jwks import KeysAtUrl, KeysInFile
 from proxy.upstream.platform import Platform
+from proxy.vitality import Vitality
 
 
 log = logging.getLogger(__name__)
@@ -198,11 +200,16 @@ def wire(config: Config, lasting: Lasting, before: Wiring | None = None) -> Wiri
         ),
         identify=identities.identify,
         metrics=lasting.metrics,
-        trusted_proxies=TrustedProxies(map(ip_network, config.gate.trusted_proxies)),
+        trusted_proxies=_trusted_proxies(config),
         pages=routes,
         always_secure=(config.frontdoor.public_origin or "").startswith("https:"),
     )
     return Wiring(config, identities, token_keys, way, making.pollers, provisions, carriage, front, routes)
+
+
+def _trusted_proxies(config: Config) -> TrustedProxies:
+    named = config.gate.trusted_proxies
+    return TrustedProxies((ip_network(each) for each in named if each != UNIX), unix=UNIX in named)
 
 
 def _front_door(
@@ -230,6 +237,14 @@ def limits_of(config: Config) -> Limits:
     return Limits(**config.limits.model_dump(), handshake_seconds=config.handshake.timeout_seconds)
 
 
+def vitality_of(config: Config) -> Vitality:
+    """How one is given up who vanished without a word. Who merely does not read is given up before that, by
+    `limits.stalled_seconds`.
+    """
+    limits = config.limits
+    return Vitality(limits.heartbeat_seconds, 2 * max(limits.heartbeat_seconds, limits.stalled_seconds))
+
+
 # Credentials ----------------------------------------------------------------------------------------------------------
 
 
@@ -243,7 +258,8 @@ def _provisions(config: Config, lasting: Lasting, making: "_Making") -> dict[str
             application_key=config.upstream.application_key,
             on_long_cookie=_tell_of_long_cookie,
         )
-        uses = None if source.is_clients_own else _uses(name, lasting, making.before)
+        # Where each client has its own, there is no one user of the platform whose connections could be too many.
+        uses = None if source.name in OWN_SOURCES else _uses(name, lasting, making.before)
         provisions[name] = Provision(
             name, source, crossing, uses=uses, endpoints=settings.endpoints, hosts=settings.hosts
         )
@@ -453,9 +469,11 @@ def _client_id_keys(config: Config, lasting: Lasting) -> Callable[[], Sequence[b
 
 
 def _way(config: Config, lasting: Lasting, before: Wiring | None) -> Way:
-    settings, limit = config.upstream, config.limits.head_bytes
-    if before is not None and (settings, limit) == (before.config.upstream, before.config.limits.head_bytes):
-        return before.way
+    settings, limit, vitality = config.upstream, config.limits.head_bytes, vitality_of(config)
+    if before is not None:
+        was = before.config
+        if (settings, limit, vitality) == (was.upstream, was.limits.head_bytes, vitality_of(was)):
+            return before.way
     trust = lasting.trust("upstream.ca_file", settings.ca_file)
     upstream = Upstream(
         settings.url,
@@ -464,5 +482,6 @@ def _way(config: Config, lasting: Lasting, before: Wiring | None) -> Way:
         open_seconds=settings.open_timeout_seconds,
         idle_seconds=settings.poll_idle_timeout_seconds,
         max_head_bytes=limit,
+        vitality=vitality,
     )
     return Way(upstream, Platform(settings.url, tls=trust, ca_file=settings.ca_file, proxy_url=settings.proxy_url))

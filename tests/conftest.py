@@ -1,9 +1,12 @@
 """What all tests share: a proxy started through its production entry, in front of the simulator."""
 
 import asyncio
+import gc
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +49,21 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     }:
         loops["uvloop"] = uvloop.new_event_loop
     return loops
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two processes more than there are cores, since a test often waits for time to pass; each takes 5 s to collect."""
+    return (os.cpu_count() or 1) + 2
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was collected stays until the end: it takes the collector of garbage 0.2 s to look at it, which a test with
+    a short time to keep would have to wait for.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +176,35 @@ def pages_of(**answers: Callable[[], Response]) -> Routes:
         return Page(serve)
 
     return {("GET", f"/{'' if name == 'root' else name}"): page(make) for name, make in answers.items()}
+
+
+@contextmanager
+def unused_ports(count: int = 1) -> Iterator[int]:
+    """The first of so many TCP ports in a row, which are this test's alone, though others run beside it.
+
+    They are bound, so that the kernel gives them to nobody else; nobody listens there until the test does.
+    """
+    while True:
+        with ExitStack() as held:
+            first = 0
+            try:
+                for number in range(count):
+                    one = held.enter_context(socket.socket(socket.AF_INET6))
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # who else sets it may listen
+                    one.bind(("::", first + number if number else 0))
+                    first = first or one.getsockname()[1]
+            except (OSError, OverflowError):
+                continue  # one of them is somebody's
+            yield first
+            return
+
+
+@pytest.fixture
+def unused_tcp_port() -> Iterator[int]:
+    """In place of pytest-asyncio's, which lets go of the port before it is used."""
+    with unused_ports() as port:
+        yield port
 
 
 @pytest.fixture

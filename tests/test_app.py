@@ -1,6 +1,7 @@
 """The whole proxy: listeners, probes, TLS, and the way out."""
 
 import asyncio
+import errno
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from aiohttp import WSCloseCode, web
 from aiohttp.test_utils import TestServer
 from cryptography import x509
 
-from proxy.app import CannotListen, Proxy
+from proxy.app import CannotListen, Proxy, _telling
 from proxy.config import load
 from proxy.credentials.kinds import Credential
 from proxy.credentials.stored import StoredSource
@@ -93,6 +94,14 @@ async def test_listener_that_cannot_be_opened_is_told_by_its_key(
             pass
 
 
+def test_port_that_takes_a_right_is_told_with_what_needs_none() -> None:
+    """Which ports these are is the machine's choice, and whoever runs the tests may have that right."""
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    told = r"^listen\.port: cannot listen on 127\.0\.0\.1:443: Permission denied; choose one of 1024 or above"
+    with pytest.raises(CannotListen, match=told), _telling("listen", "127.0.0.1", 443):
+        raise refused
+
+
 @pytest.fixture
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -107,7 +116,7 @@ def certificate_files(authority: trustme.CA, directory: Path) -> dict[str, objec
 
 
 async def test_tls_on_both_sides(authority: trustme.CA, tmp_path: Path) -> None:
-    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.issue_cert("localhost").configure_cert(server)
     authority.configure_trust(client)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -146,7 +155,7 @@ async def asking_for_certificates(
     upstream: Simulator, authority: trustme.CA, directory: Path, shown: trustme.LeafCert | None, *methods: str
 ) -> AsyncIterator[Running]:
     """A proxy that identifies clients by the certificates of an authority, and a client that shows one, or none."""
-    client = ssl.create_default_context()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(client)
     if shown is not None:
         shown.configure_cert(client)
@@ -237,7 +246,7 @@ async def test_certificate_that_is_not_genuine_ends_the_tls_handshake(
 async def test_nobody_is_asked_for_a_certificate_by_default(
     upstream: Simulator, authority: trustme.CA, tmp_path: Path, heads: list[Head]
 ) -> None:
-    client = ssl.create_default_context()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(client)
     authority.issue_cert(common_name="press-7").configure_cert(client)
     async with running(upstream.url, certificate_files(authority, tmp_path), client_tls=client) as proxied:

@@ -15,10 +15,12 @@ from pathlib import Path
 from textwrap import dedent
 
 import aiohttp
+import msgspec
 import pytest
 import trustme
 
-from proxy import __version__, cli
+from proxy import __version__
+from proxy.cli import commands
 from proxy.demo.simulator import Simulator
 from proxy.gate.keys import generated, name_in, stored
 from tests.conftest import CLIENT_ID_KEY_FILE, PASSWORD, VALUES, closed, exchange, handshake
@@ -151,7 +153,9 @@ async def test_value_that_no_option_takes_is_not_repeated(arguments: list[str], 
 
 
 def test_no_option_takes_a_secret() -> None:
-    assert options_of(cli._parser()) == {"-h", "--help", "--version", "--config", "--replace", "--credential", "name"}
+    assert options_of(commands.command_line()) == {
+        *("-h", "--help", "--version", "--config", "--replace", "--credential", "name", "--ready", "--seconds")
+    }
 
 
 async def test_second_signal_changes_nothing(upstream: Simulator) -> None:
@@ -209,6 +213,23 @@ async def test_sighup_has_the_file_read_again_and_parts_from_those_who_are_not_i
         assert await asyncio.wait_for(process.wait(), 25) == 0
 
 
+async def test_log_is_json_where_that_is_wanted_and_sighup_changes_it(upstream: Simulator, tmp_path: Path) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text('[log]\nformat = "json"\n')
+    environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": upstream.url}
+    async with serving(environment, "--config", str(file)) as (process, _):
+        process.send_signal(signal.SIGHUP)
+        told = msgspec.json.decode(await line_with(b"read again", process))
+        assert (told["level"], told["logger"]) == ("INFO", "proxy.app")
+        assert told["message"] == "The configuration was read again"
+        file.write_text('[log]\nformat = "text"\n')
+        process.send_signal(signal.SIGHUP)
+        told = await line_with(b"read again", process)
+        assert told.endswith(b" INFO proxy.app: The configuration was read again\n")
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 25) == 0
+
+
 async def test_sighup_while_it_is_imported_ends_nothing(upstream: Simulator) -> None:
     program = """
 import os, runpy, signal, sys
@@ -233,11 +254,12 @@ runpy.run_module("proxy", run_name="__main__", alter_sys=True)
 async def test_sighup_before_the_listener_is_up_is_heard_once_it_is(upstream: Simulator) -> None:
     program = """
 import os, signal, sys, proxy.cli
-load = proxy.cli.load
+from proxy.cli import commands
+load = commands.load
 def loading(*given):
     os.kill(os.getpid(), signal.SIGHUP)
     return load(*given)
-proxy.cli.load = loading
+commands.load = loading
 sys.exit(proxy.cli.main(["run"]))
 """
     environment = FREE_PORTS | dict(VALUES) | {"C8Y_BASEURL": upstream.url}

@@ -463,7 +463,7 @@ def _connect(client_id: str) -> Message:
 
 def shown_to(port: int, authority: trustme.CA) -> None:
     """Open a connection as somebody who trusts this authority alone. Raises ssl.SSLError."""
-    trusting = ssl.create_default_context()
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(trusting)
     with (
         socket.create_connection(("127.0.0.1", port), 10) as raw,
@@ -492,7 +492,7 @@ async def test_everything_is_rotated_under_load_and_nobody_notices(settings: Set
         "listen.tls.certificate_file": str(tmp_path / "certificate.pem"),
         "gate.client_id_key_file": str(tmp_path / "id-keys"),
     }
-    trusts = ssl.create_default_context()
+    trusts = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for authority in (ours, next_ours):
         authority.configure_trust(trusts)
     both = [Account(tenant="t0815", user="service", password="next-canary")]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from proxy.cli.options import Commands
+from proxy.cli.options import Commands, add_config
 from proxy.cli.table import table
 from proxy.config import ClientSettings, Config, GrantSettings, clients_in, credentials_for, editing, variable_of
 from proxy.gate import keys
@@ -19,12 +19,12 @@ def add_parser(commands: Commands) -> None:
     actions = clients.add_subparsers(dest="action", required=True)
     add = actions.add_parser("add", help="make a key for a client, print it, and write its digest into the file")
     add.add_argument("name", metavar="NAME", help="letters, digits, - and _")
-    add.add_argument("--config", type=Path, metavar="FILE.toml", help="without it, what to write there is printed")
+    add_config(add, without="without it, what to write there is printed")
     listing = actions.add_parser("list", help="print the clients, what proves them, and what they may do")
-    listing.add_argument("--config", type=Path, metavar="FILE.toml", required=True)
+    add_config(listing, without=None)
     remove = actions.add_parser("remove", help="take a client out of the file, with all that it was granted")
     remove.add_argument("name", metavar="NAME")
-    remove.add_argument("--config", type=Path, metavar="FILE.toml", required=True)
+    add_config(remove, without=None)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from proxy.cli.options import Commands
+from proxy.cli.options import Commands, add_config
 from proxy.cli.table import table
 from proxy.config import Config, entry_of, source_of, vault_in
 from proxy.credentials.login import login_from
@@ -52,7 +52,7 @@ def add_parser(commands: Commands) -> None:
             parser.add_argument("name", metavar="NAME", help="letters, digits, -, _ and .")
         if action == "add":
             parser.add_argument("--replace", action="store_true", help="in place of the values that are there")
-        parser.add_argument("--config", type=Path, metavar="FILE.toml", help="the environment alone will do, too")
+        add_config(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,10 +5,9 @@ import asyncio
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Final
 
-from proxy.cli.options import Commands
+from proxy.cli.options import Commands, add_config
 from proxy.config import Config, load
 from proxy.doctor import Finding, Verdict, examine
 from proxy.operations import logs
@@ -22,7 +21,7 @@ _MISUSED: Final = 2
 def add_parser(commands: Commands) -> None:
     """What can be said to doctor on the command line."""
     parser = commands.add_parser("doctor", help="a real handshake step by step: what is wrong, and what to change")
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="the environment alone will do, too")
+    add_config(parser)
     parser.add_argument("--credential", metavar="NAME", help="this one alone; without it, every one there is")
 
 

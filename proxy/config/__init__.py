@@ -7,7 +7,7 @@ reads it.
 """
 
 from proxy.config.identities import secrets_in
-from proxy.config.loading import BadConfiguration, clients_in, load, vault_in
+from proxy.config.loading import BadConfiguration, admin_in, clients_in, load, vault_in
 from proxy.config.problems import Problem
 from proxy.config.tree import (
     OWN_SOURCES,
@@ -24,11 +24,13 @@ from proxy.config.tree import (
     source_of,
     variable_of,
 )
+from proxy.config.values import UNIX
 
 
 __all__ = [
     "OWN_SOURCES",
     "PREFIX",
+    "UNIX",
     "BadConfiguration",
     "ClientSettings",
     "Config",
@@ -37,6 +39,7 @@ __all__ = [
     "JwtSettings",
     "Problem",
     "VaultSettings",
+    "admin_in",
     "clients_in",
     "credentials_for",
     "entry_of",

@@ -18,6 +18,7 @@ from proxy.config.sources import source_contradictions, vault_contradictions
 from proxy.config.tree import (
     NAMED,
     PREFIX,
+    Admin,
     Config,
     CredentialSettings,
     is_list,
@@ -26,6 +27,7 @@ from proxy.config.tree import (
     tables_of,
     variable_of,
 )
+from proxy.config.values import UNIX
 from proxy.gate.admission import is_loopback
 from proxy.gate.clients import DEFAULT_CREDENTIAL
 
@@ -77,6 +79,21 @@ def clients_in(file: Path) -> Config:
     if wrong := [problem for problem in loading.problems if problem.where.startswith((_CLIENTS, str(file)))]:
         raise BadConfiguration(wrong)
     return config
+
+
+def admin_in(file: Path | None, environment: Mapping[str, str]) -> Admin:
+    """What a file and an environment say of the admin listener, whatever is wrong beside that. Raises BadConfiguration
+    for what is wrong in it.
+    """
+    loading = _Loading()
+    if file is not None:
+        loading.read(file)
+    loading.overlay(environment)
+    config = loading.validated()
+    places = ["admin.", variable_of("admin")] + ([] if file is None else [str(file)])
+    if wrong := [problem for problem in loading.problems if problem.where.startswith(tuple(places))]:
+        raise BadConfiguration(wrong)
+    return config.admin
 
 
 def vault_in(file: Path | None, environment: Mapping[str, str]) -> Config:
@@ -282,10 +299,28 @@ def _contradictions(config: Config) -> Iterator[Told]:
     if not is_loopback(config.listen.host) and not (config.gate.hosts or config.frontdoor.public_origin):
         text = "expected the names this proxy is reached by, since it listens beyond loopback"
         yield Problem("gate.hosts", text), "listen.host"
-    if (config.admin.host, config.admin.port) == (config.listen.host, config.listen.port) and config.admin.port:
+    yield from _socket_contradictions(config)
+    is_one = (config.admin.host, config.admin.port) == (config.listen.host, config.listen.port)
+    if is_one and config.admin.port and config.listen.socket is None:
         yield Problem("admin.port", "expected another port than that of listen.port"), "listen.port", "admin.host"
     yield from identity_contradictions(config)
     yield from ((problem,) for problem in _file_problems(config))
+
+
+def _socket_contradictions(config: Config) -> Iterator[Told]:
+    listen, admin = config.listen, config.admin
+    if listen.socket is None:
+        if UNIX in config.gate.trusted_proxies:
+            yield Problem("gate.trusted_proxies", "expected unix only with listen.socket"), "listen.socket"
+        return
+    for key in ("host", "port"):
+        if key in listen.model_fields_set:
+            yield Problem(f"listen.{key}", "expected not beside listen.socket: it is one or the other"), "listen.socket"
+    if listen.tls.certificate_file is not None or listen.tls.key_file is not None:
+        text = "expected without listen.tls: what ends TLS stands in front of a unix socket"
+        yield Problem("listen.socket", text), "listen.tls.certificate_file", "listen.tls.key_file"
+    if listen.socket == admin.socket:
+        yield Problem("admin.socket", "expected another path than that of listen.socket"), "listen.socket"
 
 
 def _file_problems(config: Config) -> Iterator[Problem]:

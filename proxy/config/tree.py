@@ -60,6 +60,9 @@ class Listen(_Section):
 
     host: ListeningHost = Field("127.0.0.1", description="Address or name to listen on.")
     port: Port = Field(8080, description="Port; 0 takes a free one.")
+    socket: FilePath | None = Field(
+        None, description="Or the path of a unix socket, in place of both: for its owner and its group."
+    )
     tls: Tls = Field(default_factory=Tls)
 
 
@@ -70,6 +73,11 @@ class Admin(_Section):
     port: Port = Field(9090, description="Port; 0 takes a free one.")
     hosts: tuple[Host, ...] = Field(
         (), description="Host names that this listener answers to, beside localhost and any address."
+    )
+    socket: FilePath | None = Field(
+        None,
+        description="The path of a unix socket that answers the same, and alone takes POST /quit, which `shutdown` "
+        "sends. Left out, nobody ends this process but by a signal.",
     )
 
 
@@ -308,7 +316,9 @@ class GateSettings(_Section):
         (), description="Host names that this proxy answers to, beside localhost. Required beyond loopback."
     )
     trusted_proxies: tuple[Network, ...] = Field(
-        (), description="Networks whose X-Forwarded-For and X-Forwarded-Proto are believed. Empty: none is."
+        (),
+        description="Networks whose X-Forwarded-For and X-Forwarded-Proto are believed; unix for whoever comes through "
+        "listen.socket. Empty: none is.",
     )
     grants: tuple[GrantSettings, ...] | None = Field(
         None,
@@ -348,17 +358,29 @@ class LimitSettings(_Section):
     )
     batch_messages: Count = Field(1_000, description="Messages in one payload of a client.")
     fragments: Count = Field(4_096, description="Frames that one message of a client may come in.")
-    heartbeat_seconds: Seconds = Field(30.0, description="Between pings on a quiet WebSocket, on either side.")
+    heartbeat_seconds: Seconds = Field(
+        30.0,
+        description="Between pings on a quiet WebSocket, on either side; and until TCP asks on other connections.",
+    )
 
 
 class Drain(_Section):
     """The way out after SIGTERM."""
 
+    accept_seconds: Number = Field(
+        0.0,
+        ge=0,
+        description="For so long everything goes on, new connections too, while /readyz says already that we leave. "
+        "Then the goodbyes begin.",
+    )
     spread_seconds: Number = Field(
         5.0, ge=0, description="Goodbyes are spread over at most this time, which is a part of the next."
     )
     timeout_seconds: Seconds = Field(
-        15.0, le=20, description="After this whoever is left is cut off; at most 20. The whole exit stays within 25 s."
+        15.0,
+        le=20,
+        description="After this whoever is left is cut off; at most 20. The whole exit takes no more than 25 s, and "
+        "drain.accept_seconds.",
     )
 
 
@@ -366,6 +388,9 @@ class Log(_Section):
     """What is written to standard error."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least severity written.")
+    format: Literal["text", "json"] = Field(
+        "text", description="Lines for people, or a JSON object per line for programs."
+    )
 
 
 def _at_least_one(credentials: dict[str, CredentialSettings]) -> dict[str, CredentialSettings]:

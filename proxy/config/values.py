@@ -17,6 +17,9 @@ from proxy.gate.crossing import is_relayable
 from proxy.gate.endpoints import ENDPOINTS, endpoint_of
 
 
+UNIX: Final = "unix"
+"""Stands among networks for whoever comes through a unix socket."""
+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PORTS: Final = range(1, 65536)
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -132,10 +135,12 @@ def _is_host(text: str) -> bool:
 
 
 def _network(text: str) -> str:
+    if text == UNIX:
+        return text
     try:
         return str(ip_network(text))
     except ValueError:
-        raise ValueError("expected an address or a network, such as 10.0.0.0/8") from None
+        raise ValueError("expected an address or a network, such as 10.0.0.0/8, or unix for listen.socket") from None
 
 
 def _cookie_name(text: str) -> str:

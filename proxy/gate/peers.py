@@ -4,7 +4,7 @@ trusted, and no forwarded header is believed.
 
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 
@@ -17,15 +17,17 @@ class TrustedProxies:
     """Resolves the client's address and scheme from `X-Forwarded-For` and `X-Forwarded-Proto`.
 
     Both are read from the right, for as long as the hop that wrote an entry is one of `networks`; what lies to the
-    left of that was written by strangers.
+    left of that was written by strangers. With `unix`, who comes through a unix socket is trusted, too: it has no
+    address.
     """
 
-    def __init__(self, networks: Iterable[Network]) -> None:
+    def __init__(self, networks: Iterable[Network], *, unix: bool = False) -> None:
         self._networks = tuple(networks)
+        self._trusts_unix = unix  # `_unix` alone, compiled, is a word that gcc knows
 
     def resolve(self, peer: str, headers: Iterable[tuple[str, str]], *, secure: bool) -> tuple[str, bool]:
         """The client's address and whether its own connection is encrypted; `peer` and `secure` are what we see."""
-        if not self._trusts(peer):
+        if not (self._trusts(peer) if peer else self._trusts_unix):
             return peer, secure
         given = list(headers)
         hops = 0
@@ -43,11 +45,8 @@ class TrustedProxies:
     def _trusts(self, address: str) -> bool:
         if not self._networks:
             return False
-        try:
-            parsed = ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._networks)
+        parsed = _address(address)
+        return parsed is not None and any(parsed in network for network in self._networks)
 
 
 def _without_port(entry: str) -> str:
@@ -65,12 +64,18 @@ def _listed(headers: Iterable[tuple[str, str]], name: str) -> list[str]:
 @lru_cache(maxsize=1024)
 def network_of(peer: str) -> str | None:
     """What tells the host of a client from others; None on loopback, where all have the same address."""
-    try:
-        address = ip_address(peer)
-    except ValueError:  # what a proxy wrote instead; or nothing, on a socket of this machine
+    address = _address(peer)
+    if address is None:  # what a proxy wrote instead; or nothing, on a socket of this machine
         return peer or None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     if address.is_loopback:
         return None
     return str(int(address) >> _NETWORK_BITS) if isinstance(address, IPv6Address) else str(address)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address; one of IPv4 in either way, since a listener of both protocols sees them within IPv6."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address

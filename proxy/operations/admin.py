@@ -1,10 +1,11 @@
-"""The admin listener: the status page, metrics, and three probes that mean three things.
+"""The admin listener: the status page, metrics, and three probes that mean three things; at a unix socket, the end too.
 
 A browser reaches it too, on loopback or inside a network, and carries the requests of any page it shows. So the Host
 is judged on every request, and what may change something is never taken from a page: both stand in front of all routes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -15,13 +16,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from proxy.gate.admission import Hosts, NotAdmitted
 from proxy.gate.crossing import ALWAYS_DOWN
 from proxy.head import AmbiguousHeader, Head
+from proxy.operations.quitting import QUIT_HEADERS, QUIT_PATH
 from proxy.operations.serving import PlainServer, unread
 from proxy.operations.status import STILL, StatusPage
 
 
 HOSTS_KEY: Final = "admin.hosts"
 
-Route = Callable[[], Response]
+Route = Callable[[BaseRequest], Response]
 
 _HEADERS: Final = (*ALWAYS_DOWN, ("Cache-Control", "no-store"))
 _READING: Final = frozenset({"GET", "HEAD"})
@@ -32,7 +34,8 @@ class Admin:
     """What the admin listener serves.
 
     `/livez` answers while the process does; `/startupz` once the public listener is open; `/readyz` while we can
-    serve, and otherwise `unready` says in words why not. None of them asks upstream.
+    serve, and otherwise `unready` says in words why not. None of them asks upstream. `quit_now` has this process drain
+    and end; with it, `/quit` is there, which is for a listener that no page and no other machine reaches.
     """
 
     def __init__(
@@ -43,17 +46,20 @@ class Admin:
         is_started: Callable[[], bool],
         unready: Callable[[], str | None],
         status: StatusPage,
+        quit_now: Callable[[], None] | None = None,
     ) -> None:
         self._hosts = hosts
-        self.routes: Mapping[tuple[str, str], Route] = {
-            ("GET", "/metrics"): lambda: _metrics(registry),
-            ("GET", "/livez"): lambda: _answer(None),
-            ("GET", "/startupz"): lambda: _answer(None if is_started() else "starting"),
-            ("GET", "/readyz"): lambda: _answer(unready()),
-            ("GET", "/"): status.answer,
-            ("GET", "/status"): status.answer,
-            ("GET", STILL): lambda: status.answer(is_still=True),
+        self.routes: dict[tuple[str, str], Route] = {
+            ("GET", "/metrics"): lambda _: _metrics(registry),
+            ("GET", "/livez"): lambda _: _answer(None),
+            ("GET", "/startupz"): lambda _: _answer(None if is_started() else "starting"),
+            ("GET", "/readyz"): lambda _: _answer(unready()),
+            ("GET", "/"): lambda _: status.answer(),
+            ("GET", "/status"): lambda _: status.answer(),
+            ("GET", STILL): lambda _: status.answer(is_still=True),
         }
+        if quit_now is not None:
+            self.routes |= {("POST", QUIT_PATH): partial(_quit, quit_now)}
 
     def server(self) -> PlainServer:
         """What takes connections; made within the event loop."""
@@ -78,7 +84,7 @@ class Admin:
     def _routed(self, request: BaseRequest) -> Response:
         method = "GET" if request.method in _READING else request.method
         if (route := self.routes.get((method, request.path))) is not None:
-            return route()
+            return route(request)
         if allowed := sorted(known for known, path in self.routes if path == request.path):
             text = f"Only {', '.join(allowed)} is served at this path\n"
             return Response(status=HTTPStatus.METHOD_NOT_ALLOWED, text=text, headers={"Allow": ", ".join(allowed)})
@@ -91,6 +97,14 @@ def _metrics(registry: CollectorRegistry) -> Response:
 
 def _answer(problem: str | None) -> Response:
     return Response(text=f"{problem or 'ok'}\n", status=200 if problem is None else 503)
+
+
+def _quit(quit_now: Callable[[], None], request: BaseRequest) -> Response:
+    for name, value in QUIT_HEADERS.items():
+        if request.headers.get(name) != value:
+            return _forbidden(f"Send the header {name}: {value}")
+    quit_now()
+    return Response(status=HTTPStatus.ACCEPTED, text="draining\n")
 
 
 def _forbidden(text: str) -> Response:

@@ -8,6 +8,7 @@ from proxy.deadlines import TimeLimit
 from proxy.tls import Trust
 from proxy.upstream.dialling import DialFailed, Dialler, Line
 from proxy.upstream.posts import BadAnswer, Pool, Prepared, UpstreamUnavailable, Wire, prepare
+from proxy.vitality import Vitality
 
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ class Upstream:
 
     Times are in seconds, sizes in bytes. `open_seconds` bounds DNS, TCP, TLS and upgrade together; `idle_seconds`
     bounds the silence within an answer to a POST, which for a held connect is normal for hours. `proxy_url` names an
-    HTTP proxy on the way. `tls` gives what is trusted.
+    HTTP proxy on the way. `tls` gives what is trusted, and `vitality` says how a connection is given up whose other end
+    vanished.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class Upstream:
         open_seconds: float,
         idle_seconds: float,
         max_head_bytes: int,
+        vitality: Vitality | None = None,
     ) -> None:
         self._opening = TimeLimit(open_seconds)
-        self._dialler = Dialler(url, tls=tls, proxy_url=proxy_url, max_head_bytes=max_head_bytes)
+        self._dialler = Dialler(url, tls=tls, proxy_url=proxy_url, max_head_bytes=max_head_bytes, vitality=vitality)
         self._pool = Pool(idle_seconds=idle_seconds, max_head_bytes=max_head_bytes, unavailable=self._unavailable)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from proxy.http1 import END, LINE_END, AnswerHead, MalformedHead, read_answer, write_request
 from proxy.tls import Trust
+from proxy.vitality import Socket, Vitality
 
 
 _NAME_SECONDS: Final = 10.0  # how long the addresses of a name are taken for known
@@ -51,14 +52,23 @@ class Taker(Protocol):
 
 class Dialler:
     """Opens connections to the upstream at `url`, through the HTTP proxy at `proxy_url` where there is one. `tls`
-    gives what is trusted, and is asked at each of them.
+    gives what is trusted, and is asked at each of them; `vitality` says how one is given up whose other end vanished.
     """
 
-    def __init__(self, url: str, *, tls: Trust, proxy_url: str | None, max_head_bytes: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        tls: Trust,
+        proxy_url: str | None,
+        max_head_bytes: int,
+        vitality: Vitality | None = None,
+    ) -> None:
         self._url = urlsplit(url)
         self._trust = tls if self._url.scheme == "https" else None
         self._proxy = urlsplit(proxy_url) if proxy_url else None
         self._limit = max_head_bytes
+        self._vitality = vitality
         self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
 
     @property
@@ -151,6 +161,8 @@ class Dialler:
             except OSError as error:
                 problem = error
             else:
+                if self._vitality is not None:
+                    self._vitality.watch(cast("Socket", transport.get_extra_info("socket")))
                 return transport, waiting
         raise problem
 

@@ -65,7 +65,7 @@ def test_s21_nothing_is_served_by_a_library_older_than_its_floor(
     """A lock protects who installs by it; whoever adds a package afterwards may get an older one, and but a warning."""
     true_version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: installed if name == "aiohttp" else true_version(name))
-    monkeypatch.setattr("proxy.cli._serve", lambda _: 0)
+    monkeypatch.setattr("proxy.cli.commands._serve", lambda _: 0)
     monkeypatch.setenv("C8Y_BASEURL", "http://localhost:1")
     for name, value in {"C8Y_TENANT": "t", "C8Y_USER": "u", "C8Y_PASSWORD": "p"}.items():
         monkeypatch.setenv(name, value)

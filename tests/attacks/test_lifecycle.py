@@ -130,7 +130,7 @@ async def test_s50_there_is_nothing_to_steer_at_the_admin_listener() -> None:
 
 @pytest.mark.parametrize("is_client", [True, False], ids=["client", "upstream"])
 async def test_s53_a_side_that_is_silent_without_an_end_is_noticed_and_the_other_told(*, is_client: bool) -> None:
-    async with relayed({"limits.heartbeat_seconds": 0.04}) as (proxied, client, upstream):
+    async with relayed({"limits.heartbeat_seconds": 0.2}) as (proxied, client, upstream):
         there, code = (upstream, 1001) if is_client else (client, 1011)
         mask = b"" if is_client else MASK
         async with asyncio.timeout(SECONDS):

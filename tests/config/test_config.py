@@ -42,6 +42,9 @@ KEYS: Final = {
     "admin.host": "127.0.0.1",
     "admin.port": 9090,
     "admin.hosts": (),
+    "admin.socket": None,
+    "listen.socket": None,
+    "drain.accept_seconds": 0,
     "upstream.ca_file": None,
     "upstream.proxy_url": None,
     "upstream.relayed_cookies": ("BAYEUX_BROWSER",),
@@ -507,6 +510,21 @@ def test_variable_that_is_set_to_nothing_counts_as_not_set(tmp_path: Path, key: 
     ("text", "where", "expected"),
     [
         pytest.param(line("listen.port", "9090"), "admin.port", "another port", id="both listeners on one port"),
+        pytest.param(
+            "[listen]\nport = 8080\nsocket = '/run/x'", "listen.port", "not beside", id="a port beside a socket"
+        ),
+        pytest.param(
+            "[listen]\nhost = 'localhost'\nsocket = '/run/x'", "listen.host", "not beside", id="a host beside a socket"
+        ),
+        pytest.param(
+            "[listen]\nsocket = '/run/x'\n[admin]\nsocket = '/run/x'",
+            "admin.socket",
+            "another path",
+            id="both listeners on one socket",
+        ),
+        pytest.param(
+            line("gate.trusted_proxies", "['unix']"), "gate.trusted_proxies", "only with", id="no socket to trust"
+        ),
         pytest.param(line("listen.host", "'not a host'"), "listen.host", "name or address", id="no host"),
         pytest.param(line("admin.host", "'[::1]'"), "admin.host", "name or address", id="brackets"),
         pytest.param(line("listen.host", f"'{'x' * 64}'"), "listen.host", "name or address", id="endless label"),
@@ -601,6 +619,17 @@ def tls(certificate: object = None, key: object = None) -> str:
 def test_certificate_and_key_are_accepted(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     config = loaded(tmp_path, tls(*certificate))
     assert (config.listen.tls.certificate_file, config.listen.tls.key_file) == certificate
+
+
+def test_port_is_free_for_the_admin_listener_where_clients_come_by_a_unix_socket(tmp_path: Path) -> None:
+    text = line("admin.port", "8080")
+    assert wheres(problems(tmp_path, text)) == ["admin.port"]
+    assert loaded(tmp_path, line("listen.socket", "'/run/x'") + text).admin.port == 8080
+
+
+def test_certificate_at_a_unix_socket_is_told(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    text = line("listen.socket", "'/run/x'") + tls(*certificate)
+    assert wheres(problems(tmp_path, text)) == ["listen.socket"]
 
 
 def test_one_without_the_other_is_told(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

@@ -60,6 +60,9 @@ def trusting(*networks: str) -> TrustedProxies:
         ),
         pytest.param("fd00::1", [(FOR, "192.0.2.1")], False, ("192.0.2.1", False), id="an IPv6 proxy"),
         pytest.param(
+            "::ffff:10.0.0.1", [(FOR, "192.0.2.1")], False, ("192.0.2.1", False), id="an IPv4 proxy, within IPv6"
+        ),
+        pytest.param(
             "10.0.0.1", [(FOR, "192.0.2.1"), (PROTO, "https")], False, ("192.0.2.1", True), id="encrypted before it"
         ),
         pytest.param(

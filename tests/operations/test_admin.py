@@ -43,7 +43,7 @@ async def admin() -> AsyncIterator[tuple[Admin, int]]:
     hosts = Hosts(("metrics.example", "other.example:9090"), listening_on="0.0.0.0", key=HOSTS_KEY, any_address=True)  # noqa: S104
     status = StatusPage(History(), Live(Metrics("stored")), credentials=tuple, unready=lambda: None)
     admin = Admin(CollectorRegistry(), hosts, is_started=lambda: True, unready=lambda: None, status=status)
-    admin.routes = {**admin.routes, ("POST", "/change"): lambda: Response(text="changed\n")}
+    admin.routes = {**admin.routes, ("POST", "/change"): lambda _: Response(text="changed\n")}
     runner = ServerRunner(admin.server())
     await runner.setup()
     await TCPSite(runner, "127.0.0.1", 0).start()

@@ -74,3 +74,17 @@ async def test_nobody_is_spared_because_another_could_not_be_ended() -> None:
         live.join("websocket", connection)
     live.revoke(lambda _: ValueError("removed"))
     assert [len(one.problems) for one in connections if not isinstance(one, Stubborn)] == [1] * 5
+
+
+@pytest.mark.logs_errors
+async def test_nobody_goes_without_a_goodbye_because_another_could_not_be_asked() -> None:
+    class Stubborn(Asked):
+        def leave(self) -> None:
+            raise ValueError
+
+    live = Live(Metrics("stored"))
+    connections = [Stubborn() if number % 2 else Asked() for number in range(10)]
+    for connection in connections:
+        live.join("websocket", connection)
+    await live.drain(spread_seconds=0, timeout_seconds=0.1)
+    assert [len(one.times) for one in connections if not isinstance(one, Stubborn)] == [1] * 5

@@ -43,7 +43,7 @@ KEPT = "from proxy.operations.memory import keep_memory_private; keep_memory_pri
     [
         pytest.param(f"{KEPT}\n{ASKED}", id="by itself"),
         pytest.param(
-            f"from proxy import cli\nasync def serve(stop):\n    {ASKED}\nsys.exit(cli._serve(serve))",
+            f"from proxy.cli import commands as cli\nasync def serve(stop):\n    {ASKED}\nsys.exit(cli._serve(serve))",
             id="while it serves",
         ),
     ],

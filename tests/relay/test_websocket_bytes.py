@@ -118,7 +118,7 @@ async def connected(proxied: Running, early: bytes = b"") -> Side:
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(SECONDS):
         while not condition():  # noqa: ASYNC110 - what others do to the proxy tells no event of ours
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 def fragment(opcode: int, payload: bytes) -> bytes:
@@ -440,7 +440,7 @@ async def until_stalled(side: Side, data: bytes) -> None:
 
 
 async def test_quiet_sides_are_asked_whether_they_are_there() -> None:
-    async with relayed({"limits.heartbeat_seconds": 0.04}) as (_, client, upstream):
+    async with relayed({"limits.heartbeat_seconds": 0.2}) as (_, client, upstream):
         for _ in range(3):
             for side, mask in ((client, MASK), (upstream, b"")):
                 ping = await side.receive()
@@ -453,7 +453,7 @@ async def test_quiet_sides_are_asked_whether_they_are_there() -> None:
 
 
 async def test_side_that_answers_no_ping_is_given_up() -> None:
-    async with relayed({"limits.heartbeat_seconds": 0.04}) as (_, client, upstream):
+    async with relayed({"limits.heartbeat_seconds": 0.2}) as (_, client, upstream):
         while (read := await upstream.receive()).opcode == PING:
             upstream.send(frame(PONG, read.payload))
         assert read == Frame(CLOSE, (1001).to_bytes(2))
