@@ -12,7 +12,7 @@ from typing import Final, cast
 import pytest
 import trustme
 
-from proxy.tls import ServerTls, trusting
+from proxy.tls import ServerTls, trust_in, trusting
 
 
 NOT_LET_IN: Final = (ssl.SSLError, ConnectionError)
@@ -56,7 +56,7 @@ class Listening:
             issued.private_key_pem.write_to_path(self.directory / f"key{suffix}.pem")
 
     def client(self, *trusted: trustme.CA, shown: trustme.LeafCert | None = None) -> ssl.SSLContext:
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for authority in trusted or (self.authority,):
             authority.configure_trust(context)
         if shown is not None:
@@ -250,3 +250,11 @@ def test_authorities_that_cannot_be_read_leave_those_before(
     file.write_bytes(b"".join(trustme.CA().cert_pem.bytes() for _ in range(2)))
     assert trusted(trust()) == 2
     assert told == [True, False, True]
+
+
+def test_an_authority_of_ones_own_is_held_to_no_more_by_a_newer_python(tmp_path: Path) -> None:
+    authority = tmp_path / "authority.pem"
+    trustme.CA().cert_pem.write_to_path(authority)
+    listening = Listening(tmp_path, client_ca=authority)
+    for context in (trust_in(authority), listening.tls.context):
+        assert not context.verify_flags & ssl.VERIFY_X509_STRICT

@@ -17,6 +17,7 @@ from proxy.credentials.fetched import FetchDenied, Fetched, FetchedSource, Fetch
 from proxy.credentials.kinds import Credential, Jwt
 from proxy.credentials.stored import BrokenCredential, UnreadableCredential
 from proxy.files import fingerprint
+from proxy.tls import expiry_of
 from proxy.upstream.platform import Denied, Platform, claims_of
 
 
@@ -54,6 +55,8 @@ class DeviceSource(FetchedSource):
         self._files = certificate_file, key_file
         self._unix_clock = unix_clock
         self._digest = b""
+        self.expires_at = 0.0
+        """When the certificate is over, in Unix time; 0 before one was read."""
 
     def fingerprint(self) -> object:
         return fingerprint(*self._files)
@@ -90,11 +93,13 @@ class DeviceSource(FetchedSource):
         return life if life >= _LEAST_LIFE else None
 
     def _read(self) -> bytes:
-        """What tells this pair of files from others; they are not kept. Raises BrokenCredential."""
+        """What tells this pair of files from others; they are not kept, but for its end. Raises BrokenCredential."""
         certificate, key = self._files
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")  # asks no terminal
-            return hashlib.sha256(certificate.read_bytes() + key.read_bytes()).digest()
+            shown, hidden = certificate.read_bytes(), key.read_bytes()
+            self.expires_at = expiry_of(shown)
+            return hashlib.sha256(shown + hidden).digest()
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
                 raise BrokenCredential("key_file is not the key of certificate_file") from None

@@ -9,6 +9,7 @@ none.
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from hashlib import sha256
 from typing import Final, Literal
 
@@ -109,15 +110,8 @@ class Pages:
     """
 
     def __init__(self, *, title: str, platform_url: str, form_targets: Sequence[str] = ()) -> None:
-        environment = Environment(
-            loader=PackageLoader(__package__),
-            autoescape=True,
-            auto_reload=False,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.globals["title"] = title
+        environment = _environment()
+        self._title = title
         self._platform_url = platform_url
         self._sign_in, self._signed_in, self._signed_out = (
             environment.get_template(name) for name in ("sign_in.html", "signed_in.html", "signed_out.html")
@@ -148,7 +142,20 @@ class Pages:
         return self._page(self._signed_out)
 
     def _page(self, template: Template, **values: object) -> Page:
-        return Page(template.render(values).encode(errors="replace"), self._headers)
+        return Page(template.render(values, title=self._title).encode(errors="replace"), self._headers)
+
+
+@cache
+def _environment() -> Environment:
+    """Where templates are read and compiled, once for all front doors of this process."""
+    return Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        auto_reload=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _headers(style: str, form_targets: Sequence[str]) -> Mapping[str, str]:

@@ -10,17 +10,18 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from types import MappingProxyType
 from typing import Final, get_args
 
 from aiohttp.web import Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from proxy import __version__
 from proxy.operations.history import Failure, History, Minute
 from proxy.operations.live import Live
-from proxy.operations.metrics import Transport
+from proxy.operations.metrics import CredentialState, Transport
 from proxy.operations.reasons import told
 from proxy.operations.redaction import Redaction, Secrets
 
@@ -145,15 +146,7 @@ class StatusPage:
         self._credentials = credentials
         self._unready = unready
         self._redaction = Redaction(secrets)
-        environment = Environment(
-            loader=PackageLoader("proxy.operations"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters |= {"age": age, "moment": moment, "parts": _parts}
-        self._template = environment.get_template("status.html")
+        self._template = _template()
         self._style = resources.files("proxy.operations").joinpath("templates", "status.css").read_text("utf-8")
         digest = base64.b64encode(hashlib.sha256(self._style.encode()).digest()).decode()
         self._headers = {
@@ -216,13 +209,38 @@ class StatusPage:
 
     def _state(self, credential: CredentialStatus) -> tuple[str, str, str]:
         """How a credential is: a mark, a word, and what is wrong with it."""
-        if not credential.is_usable:
-            return "bad", "Unusable", credential.complaint
-        if not credential.is_clients_own and self._history.is_denied(credential.name):
-            return "bad", "Denied", credential.complaint or "Upstream did not accept it when it was asked last"
-        if credential.complaint:
-            return "warn", "Old value", f"{credential.complaint}. The last good one stays"
-        return "good", "Usable", ""
+        match state_of(credential, self._history):
+            case "unusable":
+                return "bad", "Unusable", credential.complaint
+            case "denied":
+                return "bad", "Denied", credential.complaint or "Upstream did not accept it when it was asked last"
+            case "old_value":
+                return "warn", "Old value", f"{credential.complaint}. The last good one stays"
+            case "usable":
+                return "good", "Usable", ""
+
+
+@cache
+def _template() -> Template:
+    """The page's, which is compiled once for all pages of this process."""
+    environment = Environment(
+        loader=PackageLoader("proxy.operations"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"age": age, "moment": moment, "parts": _parts}
+    return environment.get_template("status.html")
+
+
+def state_of(credential: CredentialStatus, history: History) -> CredentialState:
+    """How a credential is, where `history` knows what upstream said of it."""
+    if not credential.is_usable:
+        return "unusable"
+    if not credential.is_clients_own and history.is_denied(credential.name):
+        return "denied"
+    return "old_value" if credential.complaint else "usable"
 
 
 def _charts(minutes: Sequence[Minute]) -> Iterator[_Chart]:

@@ -21,7 +21,7 @@ from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from proxy import USER_AGENT
-from proxy.tls import Trust
+from proxy.tls import Trust, trust_in
 from proxy.upstream.posts import UpstreamUnavailable
 
 
@@ -331,8 +331,8 @@ class Platform:
     def _as_device(self, certificate_file: Path, key_file: Path) -> tuple[ssl.SSLContext, dict[str, str]]:
         """What shows the certificate, on the way there and behind it. Raises Denied and UpstreamUnavailable."""
         try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
+            context = ssl.create_default_context() if self._ca_file is None else trust_in(self._ca_file)
+        except (OSError, ValueError) as error:
             raise UpstreamUnavailable(
                 f"upstream.ca_file cannot be used: {type(error).__name__}", was_asked=False
             ) from None

@@ -3,7 +3,7 @@
 import asyncio
 import html
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -14,24 +14,22 @@ from proxy.app import CannotListen
 from proxy.demo.people import Person
 from proxy.demo.show import running_upstream, show
 from proxy.operations.redaction import Redaction
-from tests.conftest import exchange, handshake, receive
+from tests.conftest import exchange, handshake, receive, unused_ports
 
 
 @asynccontextmanager
 async def demo(*those: Person) -> AsyncIterator[tuple[aiohttp.ClientSession, int]]:
     """A demo that is served, and a client that keeps its cookies apart from ours; its ports begin with this one."""
     stop = asyncio.Event()
-    ports: list[int] = []
-    for _ in range(2):
-        ports.append(await free_ports(ports))
-    async with asyncio.TaskGroup() as group:
-        group.create_task(show(stop, public_port=ports[0], admin_port=ports[1], those=those or None))
-        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client:
-            page = await until_served(client, f"http://localhost:{ports[0]}/")
-            assert "Content-Security-Policy" in page.headers
-            await until_served(client, f"http://localhost:{ports[0] + 2}/")
-            yield client, ports[0]
-        stop.set()
+    with unused_ports(4) as port, unused_ports(4) as admin_port:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(show(stop, public_port=port, admin_port=admin_port, those=those or None))
+            async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client:
+                page = await until_served(client, f"http://localhost:{port}/")
+                assert "Content-Security-Policy" in page.headers
+                await until_served(client, f"http://localhost:{port + 2}/")
+                yield client, port
+            stop.set()
 
 
 async def test_demo_fills_in_and_shows_how_handshakes_ended() -> None:
@@ -112,33 +110,16 @@ async def test_people_sign_on_at_the_identity_provider_of_the_demo_and_come_back
 
 
 async def test_port_of_the_tenant_that_is_taken_is_told() -> None:
-    async with running_upstream() as taken:
-        with pytest.raises(CannotListen, match=rf"localhost:{taken.port}: end what listens there"):
-            await show(asyncio.Event(), public_port=taken.port - 3, admin_port=0)
+    with unused_ports(4) as port:
+        async with running_upstream(port + 3) as taken:
+            with pytest.raises(CannotListen, match=rf"localhost:{taken.port}: end what listens there"):
+                await show(asyncio.Event(), public_port=port, admin_port=0)
 
 
 async def signed_in(client: aiohttp.ClientSession, door: str, asked: Mapping[str, str]) -> tuple[int, str | None]:
     """The status of a sign-in, and what it says is wrong."""
     async with client.post(f"{door}/sign-in", json=asked, headers={"Origin": door}) as response:
         return response.status, (await response.json())["error"] if response.content_length else None
-
-
-async def free_ports(taken: Sequence[int]) -> int:
-    """A port that is free, as are the three above it."""
-    while True:
-        first = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-        port: int = first.sockets[0].getsockname()[1]
-        opened = [first]
-        try:
-            for above in (1, 2, 3):
-                opened.append(await asyncio.start_server(lambda *_: None, "127.0.0.1", port + above))  # noqa: PERF401
-        except (OSError, OverflowError):
-            continue
-        finally:
-            for each in opened:
-                each.close()
-        if all(abs(port - other) > 3 for other in taken):
-            return port
 
 
 async def until_served(client: aiohttp.ClientSession, url: str) -> aiohttp.ClientResponse:

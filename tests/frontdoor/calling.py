@@ -44,7 +44,7 @@ async def front_door(
     given: dict[str, object] = {"credentials.default.source": source, "frontdoor.public_origin": ORIGIN}
     more: dict[str, Any] = {}
     if mode == ENCRYPTED:
-        authority, trusts = trustme.CA(), ssl.create_default_context()
+        authority, trusts = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         authority.configure_trust(trusts)
         issued = authority.issue_cert("localhost")
         issued.private_key_pem.write_to_path(directory / "key.pem")

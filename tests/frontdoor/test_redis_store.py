@@ -14,7 +14,6 @@ from redis import exceptions
 from proxy.frontdoor.redis_store import RedisStore, _explained
 from proxy.frontdoor.stores import StoreUnavailable
 
-from .redis import free_port
 from .store_claims import opened, until_unavailable
 
 
@@ -151,12 +150,14 @@ async def test_one_who_sends_everybody_away_is_left_alone_for_longer_each_time(
         store = RedisStore(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         async with opened(store), asyncio.timeout(10):
             await is_enough.wait()
-    assert 1.55 <= came[5] - came[0] <= 4
+    assert 1.55 <= came[5] - came[0] <= 6
     assert caplog.text.count("It is tried again until it answers") == 1
 
 
-async def test_one_who_is_away_is_told_at_once_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    store = RedisStore(f"redis://canary@localhost:{free_port()}")
+async def test_one_who_is_away_is_told_at_once_and_logged_once(
+    unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RedisStore(f"redis://canary@localhost:{unused_tcp_port}")
     async with opened(store):
         for _ in range(20):
             async with asyncio.timeout(1):

@@ -2,8 +2,10 @@
 
 import math
 import re
+import time
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Final, Literal, get_args
 
 import pytest
@@ -17,12 +19,15 @@ from proxy.operations.metrics import (
     LIMITS,
     SIGN_IN_OUTCOMES,
     UPGRADE_REASONS,
+    CredentialState,
     Metrics,
+    Process,
     Transport,
 )
 
 
 PREFIX: Final = "c8y_realtime_proxy_"
+OF_THE_PROCESS: Final = "process_"
 TRANSPORTS: Final = ("websocket", "long-polling")
 HANDSHAKES: Final[dict[Verdict, tuple[Reason, ...]]] = {
     "accepted": ("ok",),
@@ -39,6 +44,13 @@ Labels = frozenset[tuple[str, str]]
 def metrics() -> Metrics:
     made = Metrics("stored")
     made.using("default", lambda: 0)
+    made.ask(
+        is_ready=lambda: False,
+        connections=lambda: 0,
+        connections_limit=lambda: 0,
+        expiries=lambda: [("listen.tls", 0)],
+        states=lambda: [("default", "usable")],
+    )
     return made
 
 
@@ -47,9 +59,11 @@ def labels(**given: str) -> Labels:
 
 
 def series(metrics: Metrics) -> dict[str, dict[Labels, float]]:
-    """Every sample by name, without our prefix, and labels."""
+    """Every sample of ours by name, without the prefix, and labels."""
     found: dict[str, dict[Labels, float]] = {}
     for family in metrics.registry.collect():
+        if family.name.startswith(OF_THE_PROCESS):
+            continue
         for sample in family.samples:
             assert sample.name.startswith(PREFIX)
             found.setdefault(sample.name.removeprefix(PREFIX), {})[frozenset(sample.labels.items())] = sample.value
@@ -79,6 +93,12 @@ def expected_series() -> dict[str, set[Labels]]:
         "credential_reloads_total": {labels(source="stored", result="ok"), labels(source="stored", result="failed")},
         "credential_last_loaded_timestamp_seconds": {labels(source="stored")},
         "credential_uses": {labels(credential="default")},
+        "credential_state": {labels(credential="default", state=state) for state in get_args(CredentialState)},
+        "ready": {labels()},
+        "listener_connections": {labels()},
+        "listener_connections_limit": {labels()},
+        "certificate_expiry_timestamp_seconds": {labels(certificate="listen.tls")},
+        "file_is_current": {labels(file=file) for file in FILES},
         "file_reloads_total": {labels(file=file, result=result) for file, result in product(FILES, ("ok", "failed"))},
         "limits_reached_total": {labels(limit=limit) for limit in LIMITS},
         "messages_refused_total": {
@@ -98,8 +118,9 @@ def test_every_series_exists_from_the_start(metrics: Metrics) -> None:
     buckets = found.pop("handshake_duration_seconds_bucket")
     assert {name: set(samples) for name, samples in found.items()} == expected_series()
     assert {dict(marks)["transport"] for marks in buckets} == set(TRANSPORTS)
-    build = found.pop("build_info")
-    assert list(build.values()) == [1.0]
+    assert list(found.pop("build_info").values()) == [1.0]
+    assert set(found.pop("file_is_current").values()) == {1.0}
+    assert sum(found.pop("credential_state").values()) == 1.0
     assert all(value == 0.0 for samples in found.values() for value in samples.values())
 
 
@@ -202,6 +223,57 @@ def test_only_a_good_load_moves_the_timestamp(metrics: Metrics) -> None:
     }
 
 
+def test_a_file_is_current_from_its_last_good_reading_on(metrics: Metrics) -> None:
+    for well in (True, False, False, True):
+        metrics.file_loaded("listen.tls", well)
+        current = series(metrics)["file_is_current"]
+        assert current.pop(labels(file="listen.tls")) == float(well)
+        assert set(current.values()) == {1.0}
+
+
+def test_what_is_so_at_the_moment_is_asked_for_each_time(metrics: Metrics) -> None:
+    now: dict[str, CredentialState] = {}
+    numbers = iter(range(1, 7))
+    metrics.ask(
+        is_ready=lambda: True,
+        connections=lambda: next(numbers),
+        connections_limit=lambda: 10,
+        expiries=lambda: [(f"credentials.{name}", 2e9) for name in now],
+        states=now.items,
+    )
+    for count, state in enumerate(get_args(CredentialState), 1):
+        now["default"] = state
+        now["other"] = "usable"
+        found = series(metrics)
+        assert found["ready"] == {labels(): 1.0}
+        assert found["listener_connections"] == {labels(): count}
+        assert found["listener_connections_limit"] == {labels(): 10.0}
+        assert found["certificate_expiry_timestamp_seconds"] == {
+            labels(certificate=f"credentials.{name}"): 2e9 for name in now
+        }
+        states = [dict(marks) for marks, is_so in found["credential_state"].items() if is_so]
+        assert {each["credential"]: each["state"] for each in states} == now
+    now.clear()
+    assert "credential_state" not in series(metrics)
+
+
+def test_the_process_tells_of_itself(metrics: Metrics) -> None:
+    names = {family.name for family in metrics.registry.collect() if family.name.startswith(OF_THE_PROCESS)}
+    assert {"process_open_fds", "process_max_fds", "process_resident_memory_bytes", "process_cpu_seconds"} <= names
+
+
+def test_the_process_tells_of_itself_where_it_sees_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "self").symlink_to("/proc/self")  # and no `stat` beside it, as systemd has it for services
+    told = {family.name: family.samples[0].value for family in Process(proc=str(tmp_path), registry=None).collect()}
+    assert {
+        "process_open_fds",
+        "process_max_fds",
+        "process_resident_memory_bytes",
+        "process_cpu_seconds",
+    } <= told.keys()
+    assert 0 < time.time() - told["process_start_time_seconds"] < 86_400
+
+
 def test_two_proxies_count_apart() -> None:
     one, other = Metrics("stored"), Metrics("cookie")
     before = series(other)
@@ -213,7 +285,7 @@ def test_two_proxies_count_apart() -> None:
 def test_exposition_is_ours_alone(metrics: Metrics) -> None:
     lines = generate_latest(metrics.registry).decode().splitlines()
     names = {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
-    assert all(name.startswith(PREFIX) for name in names)
+    assert all(name.startswith((PREFIX, OF_THE_PROCESS)) for name in names)
     assert not any(name.endswith("_created") for name in names)
     helped = {line.split()[2] for line in lines if line.startswith("# HELP")}
     assert helped == {line.split()[2] for line in lines if line.startswith("# TYPE")}

@@ -35,6 +35,8 @@ class Device:
         if trusted is not None:
             trusted.configure_trust(context)
             context.verify_mode = ssl.CERT_REQUIRED
+            # These have no other name, and the list of those is empty: no devices are like that.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return context
 
     def platform(self, url: str = "https://localhost:1", **more: Any) -> Platform:
