@@ -1,4 +1,7 @@
-"""The image and the manifests say what the proxy does: names, ports, paths, users and versions do not drift apart."""
+"""The image says what the proxy does: names, ports, paths and users do not drift apart.
+
+The same is asked of the manifests in tests/e2e/sidecar/.
+"""
 
 import asyncio
 import os
@@ -8,23 +11,12 @@ import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 import msgspec
 import pytest
-import yaml
 
-from proxy import __version__
-from proxy.config import PREFIX, BadConfiguration, Config, load
-from proxy.credentials.stored import NAMES, credential_from
-from proxy.gate.admission import Gate, Hosts, is_loopback
-from proxy.gate.endpoints import endpoint_of
-from proxy.head import Head
-from proxy.operations.admin import Admin
-from proxy.operations.live import Live
-from proxy.operations.metrics import Metrics
-from proxy.operations.status import StatusPage
+from proxy.config import PREFIX, Config, load
 from tests.conftest import VALUES, Running
 
 
@@ -37,7 +29,6 @@ INSTRUCTIONS: Final = [
     if len(words := line.split(maxsplit=1)) > 1
 ]
 FINAL_STAGE: Final = INSTRUCTIONS[max(n for n, (name, _) in enumerate(INSTRUCTIONS) if name == "FROM") :]
-LONGEST_EXIT_SECONDS: Final = 25
 
 
 def said(instruction: str) -> str:
@@ -48,21 +39,6 @@ def said(instruction: str) -> str:
 
 def image_environment() -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", said("ENV")))
-
-
-def manifest(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load((ROOT / "deploy/kubernetes" / name).read_text())
-    return document
-
-
-POD: Final[dict[str, Any]] = manifest("sidecar.yaml")["spec"]["template"]["spec"]
-[SIDECAR] = POD["initContainers"]
-[APPLICATION] = POD["containers"]
-ENVIRONMENT: Final[dict[str, str]] = {variable["name"]: variable["value"] for variable in SIDECAR["env"]}
-
-
-def sidecar_configuration() -> Config:
-    return load(None, image_environment() | ENVIRONMENT)
 
 
 class TestImage:
@@ -116,8 +92,8 @@ class TestImage:
         self, proxied: Running, unused_tcp_port: int, *, moved: bool, code: int
     ) -> None:
         [command] = re.findall(r"CMD (\[.*\])$", said("HEALTHCHECK"))
-        interpreter, *arguments = msgspec.json.decode(command)
-        assert interpreter == "python3"
+        entrypoint, *arguments = msgspec.json.decode(command)
+        assert [entrypoint] == msgspec.json.decode(said("ENTRYPOINT"))
         port = unused_tcp_port if moved else proxied.proxy.admin_port
         # It asks loopback itself: a proxy for the way out, as many environments have one, must not be asked instead.
         environment = {
@@ -126,107 +102,50 @@ class TestImage:
             "http_proxy": "http://127.0.0.1:9",
         }
         check = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, env=os.environ | environment, stderr=subprocess.DEVNULL
+            sys.executable, "-m", "proxy", *arguments, env=os.environ | environment, stderr=subprocess.DEVNULL
         )
         assert await asyncio.wait_for(check.wait(), 10) == code
 
+    def test_its_last_stage_has_nothing_but_what_was_gathered_and_what_its_base_trusts(self) -> None:
+        assert FINAL_STAGE[0] == ("FROM", "scratch")
+        assert not [name for name, _ in FINAL_STAGE if name == "RUN"]
+        copied = [value.split() for name, value in FINAL_STAGE if name == "COPY"]
+        assert [(origin, target) for origin, *_, target in copied] == [
+            ("--from=gathered", "/"),
+            ("--from=base", "/etc/ssl/certs/"),
+            ("--from=base", "/usr/share/ca-certificates/"),
+            ("--from=installed", "/opt/c8y-realtime-proxy/"),
+        ]
 
-class TestSidecar:
-    def test_its_environment_is_a_valid_configuration(self) -> None:
-        assert sidecar_configuration().upstream.url
-
-    def test_a_variable_that_drifted_would_be_found(self) -> None:
-        with pytest.raises(BadConfiguration):
-            load(None, ENVIRONMENT | {f"{PREFIX}ADMIN__PORTS": ""})
-
-    def test_it_is_a_native_sidecar_of_this_version(self) -> None:
-        assert SIDECAR["restartPolicy"] == "Always"
-        assert SIDECAR["image"] == f"c8y-realtime-proxy:{__version__}"
-
-    def test_its_user_is_the_one_of_the_image(self) -> None:
-        context = SIDECAR["securityContext"]
-        assert f"{context['runAsUser']}:{context['runAsGroup']}" == said("USER")
-
-    def test_clients_outside_of_the_pod_reach_only_the_admin_listener(self) -> None:
-        config = sidecar_configuration()
-        assert is_loopback(config.listen.host)
-        assert not is_loopback(config.admin.host)
-        assert SIDECAR["ports"] == [{"name": "admin", "containerPort": config.admin.port}]
-
-    @pytest.mark.parametrize(
-        ("probe", "path"), [("startupProbe", "/startupz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
-    )
-    def test_each_probe_asks_a_path_of_the_admin_listener(self, probe: str, path: str) -> None:
-        hosts = Hosts((), listening_on="127.0.0.1", key="")
-        metrics = Metrics("stored")
-        status = StatusPage(
-            metrics.history, Live(metrics), credentials=lambda: (), unready=lambda: None, secrets=lambda: ()
-        )
-        admin = Admin(metrics.registry, hosts, is_started=lambda: True, unready=lambda: None, status=status)
-        assert ("GET", path) in admin.routes
-        assert SIDECAR[probe]["httpGet"] == {"path": path, "port": "admin"}
-
-    def test_the_credential_directory_is_the_mounted_secret(self) -> None:
-        [mount] = SIDECAR["volumeMounts"]
-        [volume] = POD["volumes"]
-        assert mount == {
-            "name": volume["name"],
-            "mountPath": str(sidecar_configuration().credentials["default"].directory),
-            "readOnly": True,
+    def test_the_wheel_comes_out_of_one_stage_and_is_tested_where_it_is_installed(self) -> None:
+        assert len([value for name, value in INSTRUCTIONS if name == "RUN" and "pip wheel" in value]) == 1
+        [installed] = [value for name, value in INSTRUCTIONS if name == "COPY" and value.startswith("--from=wheel")]
+        assert installed == "--from=wheel / dist/"
+        assert {"installed AS tested", "installed AS gathered"} <= {
+            value for name, value in INSTRUCTIONS if name == "FROM"
         }
-        assert volume["secret"]["secretName"] == manifest("secret.example.yaml")["metadata"]["name"]
 
-    def test_the_secret_is_readable_through_its_group_and_by_nobody_else(self) -> None:
-        assert POD["volumes"][0]["secret"]["defaultMode"] == 0o440
-        assert POD["securityContext"]["fsGroup"] == SIDECAR["securityContext"]["runAsGroup"]
+    def test_it_is_tested_by_what_tests_the_wheel(self) -> None:
+        listed = "tests/compiled.txt"
+        tested = [
+            line for line in (ROOT / "Makefile").read_text().splitlines() if "pytest" in line and f"@{listed}" in line
+        ]
+        tested += [value for name, value in INSTRUCTIONS if name == "RUN" and f"@{listed}" in value]
+        assert len(tested) == len(("make test-wheel", "Dockerfile"))
+        assert all((ROOT / path).exists() for path in (ROOT / listed).read_text().split())
 
-    def test_the_pod_has_time_for_the_longest_exit(self) -> None:
-        assert POD["terminationGracePeriodSeconds"] > LONGEST_EXIT_SECONDS
+    def test_the_user_in_its_files_is_the_one_that_runs_it(self) -> None:
+        user, group = said("USER").split(":")
+        accounts = (ROOT / "deploy/image/root.py").read_text()
+        assert f"c8y-realtime-proxy:x:{user}:{group}:" in accounts
+        assert f"c8y-realtime-proxy:x:{group}:" in accounts
 
-    @pytest.mark.parametrize("container", [SIDECAR, APPLICATION], ids=lambda container: str(container["name"]))
-    def test_no_container_has_more_rights_than_it_needs(self, container: dict[str, Any]) -> None:
-        context = container["securityContext"]
-        assert context["runAsUser"] > 0
-        assert context["readOnlyRootFilesystem"] is True
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["capabilities"] == {"drop": ["ALL"]}
-        assert POD["securityContext"]["runAsNonRoot"] is True
-        assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert POD["automountServiceAccountToken"] is False
+    def test_what_is_said_of_the_bill_of_materials_is_where_it_is(self) -> None:
+        [where] = re.findall(r'^WHERE: Final = f"(.*)"$', (ROOT / "deploy/image/sbom.py").read_text(), re.MULTILINE)
+        path = Path("/", where.replace("{NAME}", "c8y-realtime-proxy"))
+        assert f"`{path}`" in (ROOT / "docs/howto-image.md").read_text()
+        assert any(value.endswith(f"{path.parent}/ /") for name, value in INSTRUCTIONS if name == "COPY")
 
-    def test_the_application_holds_no_key(self) -> None:
-        assert "volumeMounts" not in APPLICATION
-        assert "envFrom" not in APPLICATION
-        assert all(variable.keys() == {"name", "value"} for variable in APPLICATION["env"])
-        assert APPLICATION["securityContext"]["runAsUser"] != SIDECAR["securityContext"]["runAsUser"]
-
-    def test_the_applications_address_leads_through_the_gate(self) -> None:
-        config = sidecar_configuration()
-        [address] = [urlsplit(variable["value"]) for variable in APPLICATION["env"]]
-        assert (address.scheme, address.port) == ("http", config.listen.port)
-        assert endpoint_of(address.path) is not None
-        gate = Gate(
-            listening_on=config.listen.host,
-            hosts=config.gate.hosts,
-            origins=config.gate.origins,
-            relayed_cookies=config.upstream.relayed_cookies,
-        )
-        gate.admit(Head("POST", address.path, (("host", address.netloc),), peer="127.0.0.1"))
-
-
-class TestSecretExample:
-    def test_its_entries_make_a_credential(self) -> None:
-        values = manifest("secret.example.yaml")["stringData"]
-        assert values.keys() <= set(NAMES)
-        credential_from(values)
-
-    def test_its_values_are_placeholders(self) -> None:
-        for value in manifest("secret.example.yaml")["stringData"].values():
-            assert re.fullmatch(r"PUT-THE-[A-Z-]+-HERE", value)
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "deploy/kubernetes").iterdir()), ids=lambda path: str(getattr(path, "name", path))
-)
-def test_no_manifest_mounts_by_sub_path(path: Path) -> None:
-    assert not re.search(r"^\s*-?\s*subPath(Expr)?:", path.read_text(), re.MULTILINE)
+    def test_what_the_page_says_of_its_base_is_so(self) -> None:
+        base = next(value for name, value in INSTRUCTIONS if name == "ARG").removeprefix("BASE=")
+        assert f"`{base}`" in (ROOT / "docs/howto-image.md").read_text()
