@@ -151,7 +151,9 @@ def _machine() -> str:
     model = _field(Path("/proc/cpuinfo"), "model name")
     memory = int(_field(Path("/proc/meminfo"), "MemTotal").split()[0]) / 2**20
     system = _field(Path("/etc/os-release"), "PRETTY_NAME", "=").strip('"')
-    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {system}, Linux {platform.release()}"
+    return (
+        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {system}, Linux {platform.release().partition('-')[0]}"
+    )
 
 
 def _field(file: Path, name: str, separator: str = ":") -> str:

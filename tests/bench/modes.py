@@ -40,6 +40,7 @@ class Mode:
         return (self.peers is None or peer in self.peers) and not (self.once and repetition)
 
 
+_RATES: Final = (100, 1000, 5000)
 _IDLE: Final = ("nginx", "haproxy", "proxy")
 _GROWING: Final = (*_IDLE, "node-ws")
 _STALLED: Final = (*_GROWING, "nginx64k", "node-http-proxy")
@@ -64,6 +65,7 @@ MODES: Final = (
         f"growth-{clients}": Mode("paced", clients, counts_memory=True, peers=_GROWING)
         for clients in (10, 100, 1000, 5000)
     }
+    | {f"rate-{rate}": Mode("paced", 100, rate=rate, peers=_IDLE) for rate in _RATES}
 )
 
 
@@ -79,7 +81,7 @@ class Case:
 
 
 WHOLE: Final = (
-    *(Case(mode) for mode in MODES),
+    *(Case(mode) for mode in MODES if not mode.startswith("rate")),
     Case("handshake", tls=True),
     *(Case(mode, tls=True) for mode in MODES if mode.startswith("idle")),
 )

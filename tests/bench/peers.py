@@ -26,6 +26,7 @@ TOKEN: Final = "dDEyMy9iZW5jaDpzZWNyZXQ="
 """The credential that the fake upstream accepts: t123/bench:secret in base64."""
 
 _START_SECONDS: Final = 15.0
+_END_SECONDS: Final = 30.0
 _PORTS: Final = iter(range(21_000, 32_000))  # below those that the kernel gives to outgoing connections
 
 
@@ -176,10 +177,11 @@ they verify upstream's certificate and resume sessions as they do by default."""
 
 
 class Running:
-    """One proxy as a process of its own, with its children."""
+    """One proxy as a process of its own, with its children; `more` is put into its environment."""
 
-    def __init__(self, name: str, *, upstream: int, tls: bool) -> None:
+    def __init__(self, name: str, *, upstream: int, tls: bool, more: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self._more = more or {}
         self.peer = PEERS[name]
         self.port = upstream
         self._process: subprocess.Popen[bytes] | None = None
@@ -206,7 +208,7 @@ class Running:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={"PATH": f"{os.environ['PATH']}:/usr/sbin", **self.peer.environment(place)},
+                env={"PATH": f"{os.environ['PATH']}:/usr/sbin", **self.peer.environment(place), **self._more},
             )
         try:
             self._wait_until_it_listens()
@@ -232,6 +234,14 @@ class Running:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self._process.wait()
+
+    def end(self) -> float:
+        """Ask it to end by SIGTERM; returns the seconds that it took. Raises subprocess.TimeoutExpired."""
+        assert self._process is not None
+        began = time.monotonic()
+        self._process.terminate()
+        self._process.wait(_END_SECONDS)
+        return time.monotonic() - began
 
     def cpu_seconds(self) -> float:
         """CPU time of all threads of the process tree since it started, user and system."""
