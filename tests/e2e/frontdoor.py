@@ -38,6 +38,9 @@ _HTML = (
     '<script src="page.js"></script><h1>Application</h1><a href="/sign-in">Account</a></html>'
 )
 
+APPLICATION = _PAGE.format(html=_HTML, script=HERE / "node/target/page.js")
+"""What nginx serves of an application beside the front door: a page, on which sessions can be opened."""
+
 _PAGES = """
     server {{
         listen 127.0.0.1:{port} ssl default_server;
@@ -151,7 +154,7 @@ async def opened(
     shown = {
         "certificate": certificate,
         "key": certificate_key,
-        "page": _PAGE.format(html=_HTML, script=HERE / "node/target/page.js"),
+        "page": APPLICATION,
     }
     async with AsyncExitStack() as stack:
         taps = [await stack.enter_async_context(tapped(0)) for _ in range(replicas)]

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,9 +232,9 @@ class _Page:
 
 
 @asynccontextmanager
-async def gathered(endpoint: str) -> AsyncIterator[People]:
-    """People with browsers in the Chromium that is driven there."""
-    async with running("node", str(HERE / "node/frontdoor.mjs"), endpoint) as program:
+async def gathered(endpoint: str, behind: Sequence[str] = ()) -> AsyncIterator[People]:
+    """People with browsers in the Chromium that is driven there; `behind` leads into its network."""
+    async with running(*behind, "node", str(HERE / "node/frontdoor.mjs"), endpoint) as program:
         people = People(program)
         listening = asyncio.get_running_loop().create_task(people.listen())
         try:
