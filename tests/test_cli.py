@@ -306,6 +306,13 @@ async def test_check_prints_every_problem_at_once_and_exits_2(tmp_path: Path) ->
     ]
 
 
+async def test_check_goes_by_the_environment_where_there_is_no_file() -> None:
+    environment = dict(VALUES) | {"C8Y_BASEURL": "https://tenant.example.com"}
+    assert await command("check", environment=environment) == (0, "The configuration is valid\n", "")
+    code, _, errors = await command("check", environment=environment | {"C8Y_REALTIME_PROXY__LISTEN__PORT": "many"})
+    assert (code, errors.splitlines()[0]) == (2, "C8Y_REALTIME_PROXY__LISTEN__PORT: expected a whole number")
+
+
 async def test_run_without_anything_says_what_it_needs() -> None:
     code, _, errors = await command("run")
 

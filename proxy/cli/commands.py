@@ -187,7 +187,7 @@ def command_line() -> Parser:
     run_command = commands.add_parser("run", help="serve until SIGTERM")
     add_config(run_command)
     check = commands.add_parser("check", help="validate a configuration and print every problem")
-    add_config(check, without=None)
+    add_config(check)
     manners.add_parsers(commands)
     doctor.add_parser(commands)
     clients.add_parser(commands)

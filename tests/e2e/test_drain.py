@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -34,7 +35,7 @@ Message = dict[str, Any]
 
 
 @dataclass
-class Session:
+class Session(ABC):
     """A client without a library: what official ones do, a thousand times in one process.
 
     `went` is when its goodbye came, `came` when it was back, both in seconds of the monotonic clock.
@@ -50,20 +51,20 @@ class Session:
         return {"channel": "/meta/connect", "clientId": self.client_id, "connectionType": self.transport} | more
 
     @property
-    def transport(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def transport(self) -> str: ...
 
+    @abstractmethod
     async def open(self, url: str) -> None:
         """Handshake, and have the next connect held."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def leave(self) -> None:
         """Wait for the goodbye, whatever is proper for the transport."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def come_back(self, url: str) -> None:
         """Go on at another replica with the clientId, as if nothing had been."""
-        raise NotImplementedError
 
 
 class Socket(Session):

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -99,7 +100,7 @@ class Population:
         return clients
 
 
-class Client:
+class Client(ABC):
     """One of them: a life after the other, until it is to leave."""
 
     def __init__(self, population: Population, kind: str, url: str, *, channel: str = "") -> None:
@@ -125,9 +126,9 @@ class Client:
             async with asyncio.timeout(self.all.chance.uniform(least, most)):
                 await self.all.leaving.wait()
 
+    @abstractmethod
     async def once(self) -> None:
         """One life."""
-        raise NotImplementedError
 
     def is_well(self, since: float) -> None:
         self.all.well[self.kind][self.place] = since
