@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import cast
 
 from proxy.deadlines import TimeLimit
 from proxy.tls import Trust
 from proxy.upstream.dialling import DialFailed, Dialler, Line
 from proxy.upstream.posts import BadAnswer, Pool, Prepared, UpstreamUnavailable, Wire, prepare
-from proxy.vitality import Vitality
+from proxy.vitality import Socket, Vitality
 
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ class Upstream:
 
     Times are in seconds, sizes in bytes. `open_seconds` bounds DNS, TCP, TLS and upgrade together; `idle_seconds`
     bounds the silence within an answer to a POST, which for a held connect is normal for hours. `proxy_url` names an
-    HTTP proxy on the way. `tls` gives what is trusted, and `vitality` says how a connection is given up whose other end
-    vanished.
+    HTTP proxy on the way. `tls` gives what is trusted, and `vitality` says how a connection for POSTs is given up whose
+    other end vanished; a WebSocket is asked by pings.
     """
 
     def __init__(
@@ -43,7 +44,8 @@ class Upstream:
         vitality: Vitality | None = None,
     ) -> None:
         self._opening = TimeLimit(open_seconds)
-        self._dialler = Dialler(url, tls=tls, proxy_url=proxy_url, max_head_bytes=max_head_bytes, vitality=vitality)
+        self._dialler = Dialler(url, tls=tls, proxy_url=proxy_url, max_head_bytes=max_head_bytes)
+        self._vitality = vitality
         self._pool = Pool(idle_seconds=idle_seconds, max_head_bytes=max_head_bytes, unavailable=self._unavailable)
 
     def close(self) -> None:
@@ -91,9 +93,12 @@ class Upstream:
     async def connect(self, post: Prepared) -> Wire:
         """A fresh connection for a POST. Raises UpstreamUnavailable."""
         try:
-            return self._pool.add(post.key, await self._opening.within(self._dialler.connect()))
+            transport = await self._opening.within(self._dialler.connect())
         except (DialFailed, TimeoutError, OSError) as error:
             raise self._unavailable(error, was_asked=False) from None
+        if self._vitality is not None:
+            self._vitality.watch(cast("Socket", transport.get_extra_info("socket")))
+        return self._pool.add(post.key, transport)
 
     def _unavailable(self, error: Exception, *, was_asked: bool = True) -> UpstreamUnavailable:
         # The text of a foreign error may quote what was sent, so only its kind is told, and that to the log.

@@ -12,7 +12,6 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from proxy.http1 import END, LINE_END, AnswerHead, MalformedHead, read_answer, write_request
 from proxy.tls import Trust
-from proxy.vitality import Socket, Vitality
 
 
 _NAME_SECONDS: Final = 10.0  # how long the addresses of a name are taken for known
@@ -52,7 +51,7 @@ class Taker(Protocol):
 
 class Dialler:
     """Opens connections to the upstream at `url`, through the HTTP proxy at `proxy_url` where there is one. `tls`
-    gives what is trusted, and is asked at each of them; `vitality` says how one is given up whose other end vanished.
+    gives what is trusted, and is asked at each of them.
     """
 
     def __init__(
@@ -62,13 +61,11 @@ class Dialler:
         tls: Trust,
         proxy_url: str | None,
         max_head_bytes: int,
-        vitality: Vitality | None = None,
     ) -> None:
         self._url = urlsplit(url)
         self._trust = tls if self._url.scheme == "https" else None
         self._proxy = urlsplit(proxy_url) if proxy_url else None
         self._limit = max_head_bytes
-        self._vitality = vitality
         self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
 
     @property
@@ -161,8 +158,6 @@ class Dialler:
             except OSError as error:
                 problem = error
             else:
-                if self._vitality is not None:
-                    self._vitality.watch(cast("Socket", transport.get_extra_info("socket")))
                 return transport, waiting
         raise problem
 

@@ -50,7 +50,7 @@ def authority(request: pytest.FixtureRequest) -> trustme.CA | None:
     return trustme.CA() if request.param == "tls" else None
 
 
-async def test_either_side_of_either_transport_is_asked_after_a_beat_and_given_up(
+async def test_who_cannot_be_asked_by_a_ping_is_asked_by_tcp_after_a_beat_and_given_up(
     authority: trustme.CA | None, tmp_path: Path
 ) -> None:
     settings: dict[str, object] = dict(LIMITS)
@@ -74,7 +74,9 @@ async def test_either_side_of_either_transport_is_asked_after_a_beat_and_given_u
     ):
         async with proxied.socket() as opened:
             await exchange(opened, [handshake()])
-            assert [watched(transport) for transport in of_sockets(proxied)] == [WATCHED, WATCHED]
+            client, up = of_sockets(proxied)
+            # What a client is going to be is not known when it is let in; upstream has heartbeats on this way.
+            assert (watched(client), watched(up)[0]) == (WATCHED, 0)
         async with proxied.post([handshake()]) as response:
             await response.read()
         assert [watched(transport) for transport in of_polls(proxied)] == [WATCHED, WATCHED]
@@ -83,8 +85,9 @@ async def test_either_side_of_either_transport_is_asked_after_a_beat_and_given_u
 async def test_connections_that_begin_after_a_change_are_watched_by_it(upstream: Simulator) -> None:
     async with running(upstream.url, LIMITS) as proxied:
         await proxied.proxy.change(configured(upstream.url, LIMITS | {"limits.heartbeat_seconds": 10}))
-        async with proxied.socket():
-            assert [watched(transport)[1:3] for transport in of_sockets(proxied)] == [[10, 12], [10, 12]]
+        async with proxied.post([handshake()]) as response:
+            await response.read()
+        assert [watched(transport)[1:3] for transport in of_polls(proxied)] == [[10, 12], [10, 12]]
 
 
 @pytest.mark.parametrize(
