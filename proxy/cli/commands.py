@@ -29,6 +29,7 @@ _FAILED: Final = 1
 _MISCONFIGURED: Final = 2
 
 _LAST_SECONDS: Final = 0.5
+"""How long closing the event loop may take, once all that is ours has ended."""
 
 _DISTRIBUTION: Final = "c8y-realtime-proxy"
 _FLOOR: Final = re.compile(r"([A-Za-z0-9_.-]+)>=([0-9.]+)")
@@ -178,6 +179,7 @@ async def _until_signalled(serving: Callable[[asyncio.Event], Awaitable[None]]) 
 
 
 def command_line() -> Parser:
+    """What can be said on the command line, the quick commands among it."""
     parser = Parser(
         prog="c8y-realtime-proxy",
         description="Stands in front of Cumulocity's real-time notifications and keeps the keys for its clients.",

@@ -54,14 +54,7 @@ class Dialler:
     gives what is trusted, and is asked at each of them.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        tls: Trust,
-        proxy_url: str | None,
-        max_head_bytes: int,
-    ) -> None:
+    def __init__(self, url: str, *, tls: Trust, proxy_url: str | None, max_head_bytes: int) -> None:
         self._url = urlsplit(url)
         self._trust = tls if self._url.scheme == "https" else None
         self._proxy = urlsplit(proxy_url) if proxy_url else None

@@ -275,11 +275,11 @@ async def _add_up(stage: Stage, run: Run, clients: Counter[str]) -> None:
         for transport in total:
             total[transport] += counted(counts, f'handshakes_total{{transport="{transport}"}}')
     for transport, count in total.items():
-        sent, answered = clients[f"sent {transport}"], clients[f"answered {transport}"]
-        # Who vanished sent one each, and its count went with it.
-        more = stage.notes.get("vanished in all", 0)
+        # Who vanished sent one each, and its own count went with it.
+        sent = clients[f"sent {transport}"] + stage.notes.get("vanished in all", 0)
+        answered = clients[f"answered {transport}"]
         run.handshakes |= {f"{transport} sent": sent, f"{transport} answered": answered, f"{transport} counted": count}
-        if not answered <= count <= sent + more:
+        if not answered <= count <= sent:
             run.problems.append(f"{transport}: {sent} handshakes were sent, {answered} answered, and {count:g} counted")
     for name, counts in metrics.items():
         if held := counted(counts, "connections{"):
