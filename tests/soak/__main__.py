@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import random
 import resource
 import shlex
@@ -9,7 +10,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,15 +19,26 @@ import msgspec
 import uvloop
 
 from tests.soak.children import Child
-from tests.soak.faults import FAULTS, Fault, remember_who_is_signed_out
-from tests.soak.run import LATE_SECONDS, MEMORY_SLOPE, OBJECTS_SLOPE, Happened, Run, Settled, growth
+from tests.soak.faults import FAULTS, Fault
+from tests.soak.lies import POST_LIES, UPGRADE_LIES
+from tests.soak.run import (
+    LATE_SECONDS,
+    MEMORY_SLOPE,
+    OBJECTS_SLOPE,
+    TRANSPORTS,
+    Handshakes,
+    Happened,
+    Run,
+    Settled,
+    failures,
+    growth,
+)
 from tests.soak.stage import NotReady, Stage, leave, plan_of, staged, until
 from tests.soak.watching import Sample, Watched, counted, seconds_waited
 
 
 ROOT: Final = Path(__file__).parents[2]
 TARGET: Final = Path(__file__).parent / "target"
-SHIPPED: Final = ROOT / "build/shipped/bin/python"
 DOCS: Final = ROOT / "docs"
 
 _COME_SECONDS: Final = 20.0
@@ -33,6 +46,9 @@ _SETTLE_SECONDS: Final = 60.0
 _RECOVERS_SECONDS: Final = 60.0
 _HEARD_SECONDS: Final = 3.5
 """Who is not disturbed hears something every second."""
+_MOST_POOLED: Final = 32
+"""Connections for Redis of one proxy."""
+_FAULTS_IN_A_LOG: Final = ("Traceback", "CRITICAL", " ERROR asyncio", "was destroyed but it is pending")
 _AT_REST_SECONDS: Final = 18.0
 """For so long nothing changes before what is held is taken for what is always held: longer than pools keep anything."""
 
@@ -64,7 +80,6 @@ class _Options(argparse.Namespace):
     only: str | None
     seed: int
     size: float
-    source: bool
     report: bool
     faults: Sequence[Fault]
 
@@ -76,15 +91,15 @@ def _options(arguments: Sequence[str]) -> _Options:
     parser.add_argument("--only", help=f"some of: {', '.join(names)}")
     parser.add_argument("--seed", type=int, default=7, help="of the order of faults, and of the pauses of clients (7)")
     parser.add_argument("--size", type=float, default=1.0, help="of the population; 1 is 330 clients (1)")
-    parser.add_argument(
-        "--source", action="store_true", help="the proxy of this tree, where a wheel was installed, too"
-    )
     parser.add_argument("--report", action="store_true", help="write docs/soak.md, not only target/")
     options = parser.parse_args(arguments, namespace=_Options())
     wanted = [name.strip() for name in options.only.split(",")] if options.only else names
     if unknown := [name for name in wanted if name not in names]:
         parser.error(f"no fault {unknown[0]!r}: there are {', '.join(names)}")
-    options.faults = [fault for fault in FAULTS if fault.name in wanted]
+    is_root = os.geteuid() == 0
+    options.faults = [fault for fault in FAULTS if fault.name in wanted and (is_root or not fault.needs_root)]
+    if not options.faults:
+        parser.error("these faults need root")
     return options
 
 
@@ -92,14 +107,14 @@ async def _soak(options: _Options, folder: Path) -> Run:
     began = time.monotonic()
     chance = random.Random(options.seed)  # noqa: S311 - only has to be the same each time
     arguments, waited = shlex.join(sys.argv[1:]), seconds_waited()
-    python = str(SHIPPED) if SHIPPED.exists() and not options.source else sys.executable
-    async with staged(folder, options.seed, python) as stage:
+    async with staged(folder, options.seed, options.size) as stage:
         run = Run(
             command="make soak" if arguments == "--report" else f'make soak SOAK="{arguments}"',
             seed=options.seed,
             seconds=0.0,
             cycles=0,
-            is_compiled=all([(await proxy.ask(b"look"))["compiled"] for proxy in stage.proxies.values()]),
+            size=options.size,
+            is_compiled=all([(await proxy.ask(b"compiled"))["compiled"] for proxy in stage.proxies.values()]),
             is_root=stage.is_root,
             happened=[],
             settled={name: [] for name in stage.proxies},
@@ -110,23 +125,23 @@ async def _soak(options: _Options, folder: Path) -> Run:
             samples={},
             exits={},
         )
-        _say(stage, f"begun with {python}, {'as root' if stage.is_root else 'NOT as root: some faults are left out'}")
+        wheel = "the wheel" if run.is_compiled else "the source tree"
+        _say(stage, f"begun with {wheel}, {'as root' if stage.is_root else 'NOT as root: some faults are left out'}")
         clients: Counter[str] = Counter()
         await _inhabit(stage, run, [], options, clients)  # what is made once and kept is made now
         longest = 0.0
         while not run.cycles or time.monotonic() - began + longest < options.minutes * 60:
             run.cycles += 1
             cycle_began = time.monotonic()
-            faults = [fault for fault in options.faults if stage.is_root or not fault.needs_root]
-            chance.shuffle(faults)
+            faults = chance.sample(options.faults, len(options.faults))
             await _inhabit(stage, run, faults, options, clients)
             longest = max(longest, time.monotonic() - cycle_began)
         await _add_up(stage, run, clients)
         run.exits = await leave(stage)
         run.problems += [f"{name} ended with {code}" for name, code in run.exits.items() if code]
+        run.lies = stage.notes.get("lies", {})
         run.problems += _judged(stage, run)
         run.samples = {name: proxy.samples for name, proxy in stage.proxies.items()}
-        run.lies = stage.notes.get("lies", {})
         run.forgotten = stage.notes.get("forgotten after", [])
         run.seconds = time.monotonic() - began
         if waited is not None:
@@ -164,40 +179,71 @@ async def _happen(stage: Stage, fault: Fault, cycle: int) -> Happened:
     """Have one fault happen, and end; see what has to be seen of it, and wait until all is well again."""
     population = stage.population
     assert population
-    await remember_who_is_signed_out(stage)
-    before, began = await stage.metrics(), stage.now
     problems: list[str] = []
-    try:
+    with _telling(problems):
+        if fault.prepare is not None:
+            await fault.prepare(stage)
+    before, began = await stage.metrics(), stage.now
+    failed = failures((await population.tell_more())["counts"])
+    with _telling(problems):
         await fault.inject(stage)
         await asyncio.sleep(fault.seconds)
-        problems += await _disturbed(population, fault)
+        problems += await _unheard(population, fault)
         if fault.while_it_lasts is not None:
             problems += await fault.while_it_lasts(stage)
+    noticed = _more(failed, failures((await population.tell_more())["counts"]))
+    problems += [f"{kind}: {noticed[kind]} failed" for kind in fault.undisturbed if kind in noticed]
+    mended = stage.now
+    recovered = None
+    with _telling(problems):
+        await fault.mend(stage)
+        recovered = await _recovered(population, fault, problems)
+        if fault.afterwards is not None:
+            problems += await fault.afterwards(stage)
+    raised = _raised(fault, stage.size, before, await stage.metrics(), problems)
+    _say(stage, f"{cycle} {fault.name}: well after {recovered or -1:.1f} s {raised} {noticed} {problems or ''}")
+    return Happened(cycle, fault.name, began, mended, recovered, raised, noticed, problems)
+
+
+@contextmanager
+def _telling(problems: list[str]) -> Iterator[None]:
+    """Have something go wrong, and the rest go on."""
+    try:
+        yield
     except Exception as problem:  # noqa: BLE001 - the others go on
         problems.append(f"{type(problem).__name__}: {problem}")
-    mended = stage.now
-    await fault.mend(stage)
-    recovered = await _recovered(population, fault, problems)
-    if fault.afterwards is not None:
-        problems += await fault.afterwards(stage)
-    after = await stage.metrics()
-    raised = {}
-    for group in fault.raised:
-        found = {series: count for series in group if (count := _risen(before, after, series))}
-        raised.update(found)
-        if not found:
-            problems.append(f"did not go up: {' nor '.join(group)}")
-    _say(stage, f"{cycle} {fault.name}: well after {recovered or -1:.1f} s {raised} {problems or ''}")
-    return Happened(cycle, fault.name, began, mended, recovered, raised, problems)
 
 
-async def _disturbed(population: Child, fault: Fault) -> list[str]:
-    """Who noticed that should not have."""
+async def _unheard(population: Child, fault: Fault) -> list[str]:
+    """Who hears nothing any more that should not have noticed."""
     if not fault.undisturbed:
         return []
     told = await population.tell_more()
     late = {kind: time.time() - told["well"][kind] for kind in fault.undisturbed}
     return [f"{kind}: somebody had heard nothing for {s:.1f} s" for kind, s in late.items() if s > _HEARD_SECONDS]
+
+
+def _more(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    return {kind: more for kind, count in after.items() if (more := count - before.get(kind, 0))}
+
+
+def _raised(
+    fault: Fault,
+    size: float,
+    before: Mapping[str, Mapping[str, float]],
+    after: Mapping[str, Mapping[str, float]],
+    problems: list[str],
+) -> dict[str, float]:
+    """By how much the series of a fault went up."""
+    raised: dict[str, float] = {}
+    whole = dict(zip(fault.raised, fault.least, strict=False))
+    for group in fault.raised:
+        least = max(1, round(whole.get(group, 1) * size))
+        found = {series: count for series in group if (count := _risen(before, after, series))}
+        raised |= found
+        if sum(found.values()) < least:
+            problems.append(f"did not go up by {least}: {' nor '.join(group)}")
+    return raised
 
 
 async def _recovered(population: Child, fault: Fault, problems: list[str]) -> float | None:
@@ -234,9 +280,9 @@ async def _settle(stage: Stage, run: Run) -> None:
 async def _settle_one(stage: Stage, run: Run, proxy: Watched) -> None:
     known = run.settled[proxy.name]
     began, since = time.monotonic(), time.monotonic()
-    sample = await _held_by(stage, proxy)
+    sample = await _held_by(stage, run, proxy)
     while time.monotonic() - began < _SETTLE_SECONDS:
-        before, sample = sample, await _held_by(stage, proxy)
+        before, sample = sample, await _held_by(stage, run, proxy)
         if any(sample.connections.values()) or sample.descriptors != before.descriptors or sample.tasks != before.tasks:
             since = time.monotonic()
         if known and not any(sample.connections.values()):
@@ -255,39 +301,40 @@ async def _settle_one(stage: Stage, run: Run, proxy: Watched) -> None:
     _say(stage, f"{proxy.name} has settled: {settled}")
 
 
-async def _held_by(stage: Stage, proxy: Watched) -> Sample:
+async def _held_by(stage: Stage, run: Run, proxy: Watched) -> Sample:
     """What a proxy holds, but for the connections that are pooled for Redis, of which there are as many as were needed
-    at once, and 32 at most.
+    at once.
     """
     sample = await proxy.look()
     if proxy.name != "replica":
         return sample
     told: bytes = await asyncio.to_thread(stage.redis.tell, "CLIENT", "LIST", "TYPE", "normal")
     pooled = len(told.splitlines()) - 1
+    if pooled > _MOST_POOLED:
+        run.problems.append(f"{proxy.name}: {pooled} connections for Redis, of at most {_MOST_POOLED}")
     return msgspec.structs.replace(sample, descriptors=sample.descriptors - pooled)
 
 
 async def _add_up(stage: Stage, run: Run, clients: Counter[str]) -> None:
-    """Handshakes that clients sent are those that were counted; nobody is connected."""
+    """Handshakes that clients sent are those that were counted; nobody is connected, or was told what others asked."""
     metrics = await stage.metrics()
-    total = dict.fromkeys(("websocket", "long-polling"), 0.0)
-    for counts in metrics.values():
-        for transport in total:
-            total[transport] += counted(counts, f'handshakes_total{{transport="{transport}"}}')
-    for transport, count in total.items():
-        # Who vanished sent one each, and its own count went with it.
-        sent = clients[f"sent {transport}"] + stage.notes.get("vanished in all", 0)
-        answered = clients[f"answered {transport}"]
-        run.handshakes |= {f"{transport} sent": sent, f"{transport} answered": answered, f"{transport} counted": count}
-        if not answered <= count <= sent:
-            run.problems.append(f"{transport}: {sent} handshakes were sent, {answered} answered, and {count:g} counted")
+    for transport in TRANSPORTS:
+        series = f'handshakes_total{{transport="{transport}"'
+        run.handshakes[transport] = Handshakes(
+            # Who vanished sent one each, and its own count went with it.
+            sent=clients[f"sent {transport}"] + stage.notes.get("vanished in all", 0),
+            counted=sum(counted(counts, f"{series}}}") for counts in metrics.values()),
+            answered=clients[f"answered {transport}"],
+            accepted=sum(counted(counts, f'{series},outcome="accepted"}}') for counts in metrics.values()),
+            welcomed=clients[f"welcomed {transport}"],
+        )
+        run.problems += run.handshakes[transport].problems(transport)
     for name, counts in metrics.items():
         if held := counted(counts, "connections{"):
             run.problems.append(f"{name}: {held:g} connections are there still")
-    for count in (clients["failures without words"],):
-        if count:
-            run.problems.append(f"{count} sign-ins failed without words")
-    run.handshakes |= {name: clients[name] for name in clients if ":" not in name and " " not in name}
+    for what in ("failures without words", "answers to others"):
+        if clients[what]:
+            run.problems.append(f"{clients[what]} {what}")
 
 
 def _judged(stage: Stage, run: Run) -> list[str]:
@@ -302,9 +349,12 @@ def _judged(stage: Stage, run: Run) -> list[str]:
         for what, most in (("memory", MEMORY_SLOPE), ("objects", OBJECTS_SLOPE)):
             if (grown := growth(run.settled[name], what) or 0.0) > most:
                 problems.append(f"{name}: {what} grows by {grown:.1f} a cycle")
-        with Path(stage.children[name].log).open(encoding="utf-8", errors="replace") as log:
-            if faults := [line for line in log if "Traceback" in line or "CRITICAL" in line]:
-                problems.append(f"{name}: {len(faults)} tracebacks in the log")
+    for file in stage.folder.glob("*.log"):
+        with file.open(encoding="utf-8", errors="replace") as log:
+            if lines := [line for line in log if any(sign in line for sign in _FAULTS_IN_A_LOG)]:
+                problems.append(f"{file.name}: {len(lines)} faults, first {lines[0].strip()}")
+    if run.lies and (untold := [name for name in (*POST_LIES, *UPGRADE_LIES) if name not in run.lies]):
+        problems.append(f"lies that were never told: {', '.join(untold)}")
     return problems
 
 

@@ -2,25 +2,22 @@
 
 import asyncio
 import signal
-import socket
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from tests.soak.stage import FAR_SIDE, HOST_SIDE, NotReady, Stage, add_to_vault, until
+from tests.soak.stage import FAR_SIDE, HOST_SIDE, NotReady, Stage, add_to_vault, established, until
 
 
 Act = Callable[[Stage], Awaitable[None]]
 Check = Callable[[Stage], Awaitable[Sequence[str]]]
 """Returns what is not as it should be."""
 
-UPSTREAMS_CLIENTS: Final = ("websocket", "busy", "poller")
-AT_THE_DOOR: Final = ("browser at the door",)
-AT_THE_REPLICA: Final = ("browser at the replica",)
+WITH_WEBSOCKETS: Final = ("websocket", "busy", "browser at the door", "browser at the replica")
+WHO_STAYS: Final = (*WITH_WEBSOCKETS, "poller")
 _NAME_SECONDS: Final = 11.0
 """Longer than the addresses of a name are taken for known."""
 
@@ -30,7 +27,8 @@ _WS, _LP = 'transport="websocket"', 'transport="long-polling"'
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """One of them. `raised` are series that have to go up, by the proxy and its name and labels; of those in one group
-    one is enough; `seen` is what else tells of it. `undisturbed` are the kinds of clients that must not notice.
+    one is enough. `least` says by how much each group has to, with a whole population. `seen` is what else tells of it.
+    `undisturbed` are the kinds of clients that must not notice. `prepare` comes before anything is looked at.
 
     All is well again once every client has received something that was sent after the end of the fault.
     """
@@ -42,9 +40,11 @@ class Fault:
     seconds: float
     within: float
     raised: Sequence[tuple[str, ...]] = ()
-    undisturbed: Sequence[str] = ()
+    least: Sequence[int] = ()
+    undisturbed: tuple[str, ...] = ()
     needs_root: bool = False
     seen: str = ""
+    prepare: Act | None = None
     while_it_lasts: Check | None = None
     afterwards: Check | None = None
 
@@ -70,29 +70,35 @@ def way(fault: str, **more: object) -> Act:
 
 
 async def kill_upstream(stage: Stage) -> None:
+    """End it, and have nobody listen in its place."""
     await stage.way.ask(do="gone")
     await stage.upstream.kill()
 
 
 async def bring_upstream_back(stage: Stage) -> None:
+    """Start it again; it knows nobody."""
     await stage.start_upstream()
     await stage.way.ask(do="pass")
 
 
 async def refuse_connections(stage: Stage) -> None:
+    """Close the port, and reset what is open."""
     await stage.way.ask(do="refuse")
     await stage.way.ask(do="cut")
 
 
 async def stop_upstream(stage: Stage) -> None:
+    """Have its process stand still."""
     stage.upstream.signal(signal.SIGSTOP)
 
 
 async def go_on_upstream(stage: Stage) -> None:
+    """Have it go on where it stood."""
     stage.upstream.signal(signal.SIGCONT)
 
 
 async def forget_sessions(stage: Stage) -> None:
+    """Have it know no clientId any more."""
     await stage.upstream.ask(do="forget")
 
 
@@ -104,11 +110,23 @@ async def fail_in_turn(stage: Stage) -> None:
 
 
 async def lose_upstream(stage: Stage) -> None:
+    """Drop every packet of the way's port."""
     port = stage.way.told["port"]
     await stage.block(f"INPUT -p tcp --dport {port}", f"OUTPUT -p tcp --sport {port}")
 
 
+async def have_upstream_given_up(stage: Stage) -> Sequence[str]:
+    """No connection that was there may be taken for good: WebSockets are given up by pings, others by TCP."""
+    port = stage.way.told["port"]
+    try:
+        await until(lambda: not established(FAR_SIDE, far_port=port), "connections to it are given up", seconds=20)
+    except NotReady as problem:
+        return [f"{problem}: {established(FAR_SIDE, far_port=port)} are there still"]
+    return []
+
+
 async def find_upstream(stage: Stage) -> None:
+    """Let everything pass again."""
     await stage.unblock()
 
 
@@ -121,6 +139,7 @@ async def lose_name(stage: Stage) -> None:
 
 
 async def find_name(stage: Stage) -> None:
+    """Have it known again."""
     assert stage.names
     stage.names.find()
 
@@ -130,6 +149,9 @@ async def find_name(stage: Stage) -> None:
 VANISHING: Final = 40
 """Of each transport."""
 
+_COMING: Final = VANISHING // 2
+"""More than come and go at one moment, of each transport, and fewer than vanish."""
+
 
 async def let_clients_vanish(stage: Stage) -> None:
     """Have more clients come from the far side, be there quietly, and vanish: their machine loses its network, and
@@ -138,34 +160,35 @@ async def let_clients_vanish(stage: Stage) -> None:
     port = stage.ports["sidecar"]
     plan = {"seed": stage.seed, "sidecar": f"http://{HOST_SIDE}:{port}", "quiet": VANISHING}
     async with stage.populated(plan, "vanishing", far=True) as vanishing:
+        before = dict(await stage.upstream.tell_more())
         await until(lambda: vanishing.told.get("here", 0) == 2 * VANISHING, "those who vanish are there", seconds=15)
-        stage.notes["vanished"] = connections_from_far(port)
+        stage.notes["upstream held"] = {what: before[what] for what in ("sockets", "held")}
+        stage.notes["vanished"] = established(FAR_SIDE, port=port)
         stage.notes["vanished in all"] = stage.notes.get("vanished in all", 0) + VANISHING
         await stage.block(f"OUTPUT -p tcp --dport {port}", f"INPUT -p tcp --sport {port}")
     stage.notes["vanished at"] = time.monotonic()
 
 
 async def have_clients_forgotten(stage: Stage) -> Sequence[str]:
-    """The connection of everybody who vanished has to end: of WebSockets after two beats, of held connects by TCP."""
-    port, vanished = stage.ports["sidecar"], stage.notes["vanished"]
+    """The connection of everybody who vanished has to end, of WebSockets by pings, of held connects by TCP; and
+    upstream has to hear of it.
+    """
+    port, vanished, held = stage.ports["sidecar"], stage.notes["vanished"], stage.notes["upstream held"]
     if vanished < 2 * VANISHING:
         return [f"only {vanished} connections were there to vanish"]
     try:
-        await until(lambda: not connections_from_far(port), "connections of clients that vanished end", seconds=25)
+        await until(lambda: not established(FAR_SIDE, port=port), "connections of those who vanished end", seconds=25)
+        await until(
+            lambda: all(stage.upstream.told[what] < before + _COMING for what, before in held.items()),
+            "upstream hears that they are gone",
+            seconds=5,
+        )
     except NotReady as problem:
-        return [f"{problem}: {connections_from_far(port)} of {vanished} are there still"]
+        left = {what: stage.upstream.told[what] for what in held}
+        there = established(FAR_SIDE, port=port)
+        return [f"{problem}: {there} of {vanished} are there still; upstream had {held} before they came, now {left}"]
     stage.notes.setdefault("forgotten after", []).append(time.monotonic() - stage.notes["vanished at"])
     return []
-
-
-def connections_from_far(port: int) -> int:
-    """How many established connections there are at this port from the far side, as the kernel knows them."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
-    far = int.from_bytes(socket.inet_aton(FAR_SIDE), "little")
-    return sum(
-        local.endswith(f":{port:04X}") and peer.startswith(f"{far:08X}:") and state == "01"
-        for _, local, peer, state, *_ in lines
-    )
 
 
 # Disks ----------------------------------------------------------------------------------------------------------------
@@ -176,12 +199,23 @@ renewal was lost in the fault before, there is another one only once upstream ha
 """
 
 
+_KEEPS: Final = ("vault.json", "sessions.json")
+"""What the sidecar keeps. While one of them is written, there is another beside it for a moment."""
+
+
 def _kept(stage: Stage) -> dict[str, bytes]:
     """What lies on the disk of the sidecar."""
-    return {path.name: path.read_bytes() for path in stage.disks["sidecar"].path.iterdir() if path.name != "filling"}
+    files = [stage.disks["sidecar"].path / name for name in _KEEPS]
+    return {file.name: file.read_bytes() for file in files if file.exists()}
+
+
+def _left_behind(stage: Stage) -> list[str]:
+    known = {*_KEEPS, "filling"}
+    return [file.name for file in stage.disks["sidecar"].path.iterdir() if file.name not in known]
 
 
 async def fill_sidecars_disk(stage: Stage) -> None:
+    """Take all the room, once there is something to lose."""
     await until(lambda: "sessions.json" in _kept(stage), "the platform session is kept", seconds=10)
     stage.disks["sidecar"].fill()
     stage.notes["kept before"] = _kept(stage)
@@ -208,6 +242,7 @@ async def see_that_nothing_is_lost(stage: Stage) -> Sequence[str]:
 
 
 async def clear_sidecars_disk(stage: Stage) -> None:
+    """Give the room back."""
     stage.disks["sidecar"].clear()
 
 
@@ -222,9 +257,10 @@ async def see_that_it_is_kept_again(stage: Stage) -> Sequence[str]:
             "a platform session is kept once there is room",
             seconds=_RENEWED_SECONDS,
         )
+        await until(lambda: not _left_behind(stage), "nothing else is left there", seconds=5)
     except NotReady as problem:
-        problems.append(str(problem))
-    return [*problems, *(f"left behind: {name}" for name in _kept(stage) if name not in before)]
+        problems.append(f"{problem} {_left_behind(stage)}")
+    return problems
 
 
 async def sign_in_anew(stage: Stage) -> None:
@@ -236,12 +272,10 @@ async def sign_in_anew(stage: Stage) -> None:
     await population.ask(do="anew")
     since = time.time()
     await until(lambda: min(population.told["well"].values()) > since, "all have signed in anew", seconds=20)
-    await remember_who_is_signed_out(stage)
 
 
 async def fill_doors_disk(stage: Stage) -> None:
-    """Without what SQLite has in hand: its log is made short first."""
-    await sign_in_anew(stage)
+    """Take all the room, without what SQLite has in hand: its log is made short first."""
     file = stage.disks["door"].path / "sessions.sqlite"
 
     def shorten() -> None:
@@ -253,6 +287,7 @@ async def fill_doors_disk(stage: Stage) -> None:
 
 
 async def clear_doors_disk(stage: Stage) -> None:
+    """Give the room back."""
     stage.disks["door"].clear()
 
 
@@ -264,55 +299,47 @@ async def see_that_sessions_are_whole(stage: Stage) -> Sequence[str]:
             return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
 
     found = await asyncio.to_thread(check)
-    return [*([] if found == "ok" else [f"integrity_check: {found}"]), *_signed_out(stage)]
+    return [*([] if found == "ok" else [f"integrity_check: {found}"]), *await see_that_nobody_was_signed_out(stage)]
 
 
-def _signed_out(stage: Stage) -> Sequence[str]:
-    """Who has lost a session since the last time that this was asked."""
+async def see_that_nobody_was_signed_out(stage: Stage) -> Sequence[str]:
+    """Ask everybody who has a page open whether they are still signed in."""
     assert stage.population
-    counts = stage.population.told["counts"]
-    known = stage.notes.setdefault("signed out", {})
-    new = {name: count - known.get(name, 0) for name, count in counts.items() if name.startswith("signed out")}
-    return [f"{name}, {count} times" for name, count in new.items() if count]
-
-
-async def remember_who_is_signed_out(stage: Stage) -> None:
-    assert stage.population
-    stage.notes["signed out"] = dict(stage.population.told["counts"])
+    unknown = (await stage.population.ask(do="who"))["unknown"]
+    return [f"{kind}: {count} are signed out" for kind, count in unknown.items()]
 
 
 # Redis ----------------------------------------------------------------------------------------------------------------
 
 
 async def kill_redis(stage: Stage) -> None:
-    await sign_in_anew(stage)
+    """End it at once."""
     await asyncio.to_thread(stage.redis.kill)
 
 
 async def start_redis(stage: Stage) -> None:
+    """Start it again, with what it had written."""
     await asyncio.to_thread(stage.redis.start)
 
 
 async def stop_redis(stage: Stage) -> None:
-    await sign_in_anew(stage)
+    """Have its process stand still."""
     stage.redis.stand_still()
 
 
 async def go_on_redis(stage: Stage) -> None:
+    """Have it go on where it stood."""
     stage.redis.go_on()
 
 
 async def fill_redis(stage: Stage) -> None:
-    await sign_in_anew(stage)
+    """Leave it no memory for anything new."""
     await asyncio.to_thread(stage.redis.tell, "CONFIG", "SET", "maxmemory", "1")
 
 
 async def clear_redis(stage: Stage) -> None:
+    """Give it room again."""
     await asyncio.to_thread(stage.redis.tell, "CONFIG", "SET", "maxmemory", "0")
-
-
-async def see_that_nobody_was_signed_out(stage: Stage) -> Sequence[str]:
-    return _signed_out(stage)
 
 
 # All of them ----------------------------------------------------------------------------------------------------------
@@ -361,7 +388,7 @@ FAULTS: Final = (
         seconds=7,
         within=12,
         raised=((f'{_UPGRADES}{{outcome="refused",reason="unavailable"}}',),),
-        undisturbed=("websocket", "busy", *AT_THE_DOOR, *AT_THE_REPLICA),
+        undisturbed=WITH_WEBSOCKETS,
     ),
     Fault(
         name="stalled",
@@ -398,6 +425,7 @@ FAULTS: Final = (
         seconds=8,
         within=12,
         raised=((f'{_HANDSHAKES}{{outcome="accepted"}}',),),
+        least=(6,),
     ),
     Fault(
         name="lying",
@@ -450,6 +478,7 @@ FAULTS: Final = (
         seconds=1,
         within=10,
         raised=((f'{_HANDSHAKES}{{{_WS},outcome="accepted"}}',), (f'{_HANDSHAKES}{{{_LP},outcome="accepted"}}',)),
+        least=(200, 100),
     ),
     Fault(
         name="upstream vanished",
@@ -460,6 +489,7 @@ FAULTS: Final = (
         within=15,
         raised=((f'{_UPGRADES}{{outcome="refused",reason="unavailable"}}',),),
         needs_root=True,
+        while_it_lasts=have_upstream_given_up,
     ),
     Fault(
         name="name lost",
@@ -481,7 +511,7 @@ FAULTS: Final = (
         mend=find_upstream,
         seconds=5,
         within=10,
-        undisturbed=(*UPSTREAMS_CLIENTS, *AT_THE_DOOR, *AT_THE_REPLICA),
+        undisturbed=WHO_STAYS,
         needs_root=True,
         seen="their connections end: see below",
         while_it_lasts=have_clients_forgotten,
@@ -493,7 +523,7 @@ FAULTS: Final = (
         mend=clear_sidecars_disk,
         seconds=6,
         within=10,
-        undisturbed=(*UPSTREAMS_CLIENTS, *AT_THE_DOOR, *AT_THE_REPLICA),
+        undisturbed=WHO_STAYS,
         needs_root=True,
         seen="the log says so, and `credentials add`, with exit code 1",
         while_it_lasts=see_that_nothing_is_lost,
@@ -502,46 +532,50 @@ FAULTS: Final = (
     Fault(
         name="disk of sessions full",
         what="No byte is free where SQLite keeps the sessions of the front door",
+        prepare=sign_in_anew,
         inject=fill_doors_disk,
         mend=clear_doors_disk,
         seconds=7,
         within=10,
         raised=(('door sign_ins_total{outcome="unavailable"}',),),
-        undisturbed=(*UPSTREAMS_CLIENTS, *AT_THE_DOOR, *AT_THE_REPLICA),
+        undisturbed=WHO_STAYS,
         needs_root=True,
         afterwards=see_that_sessions_are_whole,
     ),
     Fault(
         name="Redis killed",
         what="Redis is killed, and started again with what it had written",
+        prepare=sign_in_anew,
         inject=kill_redis,
         mend=start_redis,
         seconds=6,
         within=12,
         raised=(('replica sign_ins_total{outcome="unavailable"}',),),
-        undisturbed=(*UPSTREAMS_CLIENTS, *AT_THE_DOOR, *AT_THE_REPLICA),
+        undisturbed=WHO_STAYS,
         afterwards=see_that_nobody_was_signed_out,
     ),
     Fault(
         name="Redis standing still",
         what="Redis gets SIGSTOP",
+        prepare=sign_in_anew,
         inject=stop_redis,
         mend=go_on_redis,
         seconds=7,
         within=12,
         raised=(('replica sign_ins_total{outcome="unavailable"}',),),
-        undisturbed=(*UPSTREAMS_CLIENTS, *AT_THE_DOOR, *AT_THE_REPLICA),
+        undisturbed=WHO_STAYS,
         afterwards=see_that_nobody_was_signed_out,
     ),
     Fault(
         name="Redis full",
         what="Redis takes nothing more (maxmemory)",
+        prepare=sign_in_anew,
         inject=fill_redis,
         mend=clear_redis,
         seconds=5,
         within=12,
         raised=(('replica sign_ins_total{outcome="unavailable"}',),),
-        undisturbed=(*UPSTREAMS_CLIENTS, *AT_THE_DOOR, *AT_THE_REPLICA),
+        undisturbed=WHO_STAYS,
         afterwards=see_that_nobody_was_signed_out,
     ),
 )

@@ -1,8 +1,9 @@
 """The proxy as its command starts it, with a window into its event loop: `python -P launcher.py SOCKET run ...`.
 
-Whoever connects to the unix socket and sends a line is told how many tasks and descriptors there are, how late the
-event loop was at worst since it was last asked, and, where the line says `objects`, how many objects are alive once
-nothing is garbage. Nothing else of `tests` is imported: the proxy is the one that is installed, where one is.
+Whoever connects to the unix socket and sends a line is told whether the proxy is compiled, and how many tasks and
+descriptors there are; where the line says `look`, how late the event loop was at worst since the last look; and where
+it says `objects`, how many objects are alive once nothing is garbage. Nothing else of `tests` is imported: the proxy is
+the one that is installed.
 """
 
 import asyncio
@@ -42,9 +43,10 @@ class _Window(asyncio.Protocol):
         told: dict[str, object] = {
             "tasks": len(asyncio.all_tasks()),
             "descriptors": len(list(Path("/proc/self/fd").iterdir())),
-            "late": self._lateness.take(),
             "compiled": not sockets.__file__.endswith(".py"),
         }
+        if b"look" in data:
+            told["late"] = self._lateness.take()
         if b"objects" in data:
             gc.collect()
             told["objects"] = len(gc.get_objects())

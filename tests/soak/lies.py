@@ -1,5 +1,5 @@
-"""What an upstream can say that is not true, or no sense at all. Nothing of it may bring the proxy down, or to a client
-what it takes for true.
+"""What an upstream can say that is not true, or no sense at all. Nothing of it may bring the proxy down, or reach
+anybody but who asked.
 """
 
 import asyncio
@@ -89,7 +89,12 @@ def _both_ways(asked: Asked) -> bytes:
 
 
 _CHUNKED: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-_UNASKED: Final = b'[{"channel":"/meta/connect","id":"4711","clientId":"nobodys0000000000000000","successful":true}]'
+SOMEBODYS_ID: Final = "somebodys"
+"""The id of a message that nobody sent."""
+
+_UNASKED: Final = msgspec.json.encode(
+    [{"channel": "/meta/connect", "id": SOMEBODYS_ID, "clientId": "nobodys0000000000000000", "successful": True}]
+)
 
 POST_LIES: Final[Mapping[str, Lie]] = {
     "a Content-Length that is too long": _saying(_too_long, stays=False),

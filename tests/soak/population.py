@@ -3,8 +3,9 @@
 The first line on stdin says who there is: `{"seed", "sidecar", "websocket", "busy", "poller", "again", "quiet",
 "doors": {NAME: {"url", "origin", "people", "visitors"}}}`, of each kind how many, and where. It is told twice a second
 since when each kind has been well: for who receives, when the newest notification of the one that is worst off was
-sent; for who comes and goes, when the last life of that one ended well. `{"do": "anew"}` has everybody
-who is signed in begin another session, `{"do": "leave"}` has all say goodbye.
+sent; for who comes and goes, when the last life of that one ended well. `{"do": "anew"}` has everybody who is signed in
+begin another session, `{"do": "who"}` asks the proxies who of them still is, `{"do": "leave"}` has all say goodbye. An
+answer tells the same, and of which kind how many are `unknown`.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ import msgspec
 import uvloop
 
 from tests.soak.children import orders, say
+from tests.soak.lies import SOMEBODYS_ID
 from tests.soak.upstream import BUSY, EVERYBODY, PASSWORD
 
 
@@ -58,9 +60,9 @@ class Population:
         self.http: aiohttp.ClientSession
 
     def told(self) -> dict[str, Any]:
+        """What is told twice a second."""
         return {
             "well": {kind: min(since) for kind, since in self.well.items()},
-            "best": {kind: max(since) for kind, since in self.well.items()},
             "here": self.here,
             "counts": self.counts,
         }
@@ -81,6 +83,12 @@ class Population:
                     self.people.append(client)
                 client.place = len(self.well[client.kind]) - 1
                 group.create_task(client.live())
+
+    async def unknown(self) -> Counter[str]:
+        """Of which kind how many have a page open and are not signed in any more."""
+        people = [person for person in self.people if not isinstance(person, Visitor)]
+        known = await asyncio.gather(*(person.is_known() for person in people), return_exceptions=True)
+        return Counter(person.kind for person, is_known in zip(people, known, strict=True) if is_known is not True)
 
     def _clients(self) -> "list[Client]":
         plan, url = self.plan, self.plan.get("sidecar", "")
@@ -112,6 +120,7 @@ class Client(ABC):
         self.client_id = ""
 
     async def live(self) -> None:
+        """Come back again and again, and count by kind how lives fail."""
         leaving = self.all.leaving
         await self._pause(0.0, 1.0)
         while not leaving.is_set():
@@ -131,18 +140,22 @@ class Client(ABC):
         """One life."""
 
     def is_well(self, since: float) -> None:
+        """Take note that something came that was sent at this moment."""
         self.all.well[self.kind][self.place] = since
 
     # Bayeux -----------------------------------------------------------------------------------------------------------
 
     def message(self, channel: str, **more: Any) -> Message:
+        """One for this channel, as the session is known by now."""
         known = {"clientId": self.client_id} if channel != "/meta/handshake" else {}
         return {"channel": channel, "id": str(next(self.all.ids))} | known | more
 
     def handshake(self) -> Message:
+        """One without a word on who this is: that is for the proxy."""
         return self.message("/meta/handshake", version="1.0", supportedConnectionTypes=_TYPES)
 
     def connect(self, kind: str) -> Message:
+        """One by which notifications are waited for."""
         return self.message("/meta/connect", connectionType=kind)
 
     def take(self, batch: list[Message]) -> Message | None:
@@ -165,6 +178,7 @@ class Client(ABC):
         reply = next((message for message in batch if message["channel"] == "/meta/handshake"), None)
         if reply is None or not reply.get("successful") or not isinstance(reply.get("clientId"), str):
             raise Unwell
+        self.all.counts[f"welcomed {transport}"] += 1
         self.client_id = reply["clientId"]
 
 
@@ -228,15 +242,19 @@ class Again(OnWebSocket):
             async with self._opened() as socket:
                 await self._shake_hands(socket)
                 await self._send(socket, self.message("/meta/subscribe", subscription=self.channel))
-                await self._receive(socket)
+                await self._send(socket, self.connect("websocket"))
+                batch: list[Message] = []
+                while not _has_data(batch):
+                    batch = await self._receive(socket)
+                    if self.take(batch) is not None:
+                        await self._send(socket, self.connect("websocket"))
                 await self._send(socket, self.message("/meta/disconnect"))
-                await self._receive(socket)
+                while not _has(batch, "/meta/disconnect"):
+                    batch = await self._receive(socket)
         else:
             poller = Poller(self.all, self.kind, self.url, channel=self.channel)
             poller.place = self.place
-            await poller.shake_hands()
-            await poller.post("", poller.message("/meta/subscribe", subscription=self.channel))
-            await poller.post("disconnect", poller.message("/meta/disconnect"))
+            await poller.hear_one()
         self.is_well(time.time())
 
 
@@ -261,7 +279,20 @@ class Poller(Client):
         finally:
             self.all.here -= 1
 
+    async def hear_one(self) -> None:
+        """One life that ends with a notification. Raises Unwell, and what aiohttp raises."""
+        await self.shake_hands()
+        batch = await self.post("", self.message("/meta/subscribe", subscription=self.channel))
+        if not _has(batch, "/meta/subscribe"):
+            raise Unwell
+        while not _has_data(batch):
+            batch = await self.post("connect", self.connect("long-polling"))
+            self.take(batch)
+        if not _has(await self.post("disconnect", self.message("/meta/disconnect")), "/meta/disconnect"):
+            raise Unwell
+
     async def shake_hands(self) -> None:
+        """Begin a session. Raises Unwell, and what aiohttp raises."""
         self.all.counts["sent long-polling"] += 1
         self.shaken(await self.post("handshake", self.handshake()), "long-polling")
 
@@ -278,7 +309,10 @@ class Poller(Client):
                 await asyncio.wait([asking, leaving], return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
                 raise Unwell
-            return asking.result()
+            answer = asking.result()
+            if any(reply.get("id") not in {message["id"], None, SOMEBODYS_ID} for reply in answer):
+                self.all.counts["answers to others"] += 1
+            return answer
         finally:
             for waiting in (asking, leaving):
                 waiting.cancel()
@@ -310,12 +344,15 @@ class Browser(OnWebSocket):
         try:
             await super().once()
         except aiohttp.WSServerHandshakeError:
-            status, _ = await self._ask("GET", "/session")
-            if status == 401:
+            if not await self.is_known():
                 self._cookies = {}
                 self.client_id = ""
-                self.all.counts[f"signed out: {self.kind}"] += 1
             raise
+
+    async def is_known(self) -> bool:
+        """Whether the proxy knows the session. Raises what aiohttp raises."""
+        status, _ = await self._ask("GET", "/session")
+        return status != 401
 
     async def begin_anew(self) -> None:
         """Forget the session, and whatever became of it."""
@@ -376,6 +413,15 @@ class Visitor(Browser):
         self.is_well(time.time())
 
 
+def _has(batch: list[Message], channel: str) -> bool:
+    """Whether there is a reply of success on this channel."""
+    return any(message["channel"] == channel and message.get("successful") is True for message in batch)
+
+
+def _has_data(batch: list[Message]) -> bool:
+    return any("data" in message for message in batch)
+
+
 def _batch(payload: str | bytes) -> list[Message]:
     """Raises Unwell for what is no batch."""
     try:
@@ -406,7 +452,8 @@ async def main() -> None:
             if order["do"] == "leave":
                 population.leaving.set()
                 await living
-            say(answer=population.told())
+            unknown = await population.unknown() if order["do"] == "who" else {}
+            say(answer=population.told() | {"unknown": unknown})
         population.leaving.set()
         await living
         telling.cancel()

@@ -2,23 +2,25 @@
 
 import datetime as dt
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from tests.bench.__main__ import _machine
-from tests.soak.faults import FAULTS, Fault
+from tests.soak.faults import FAULTS, WHO_STAYS, WITH_WEBSOCKETS, Fault
 from tests.soak.lies import POST_LIES, UPGRADE_LIES
-from tests.soak.run import LATE_SECONDS, MEMORY_SLOPE, OBJECTS_SLOPE, Run, growth
+from tests.soak.run import LATE_SECONDS, MEMORY_SLOPE, OBJECTS_SLOPE, TRANSPORTS, Handshakes, Run, growth
+from tests.soak.stage import plan_of
 from tests.soak.watching import Sample
 
 
 _COLOURS: Final = {"sidecar": "#1b998b", "door": "#4c78a8", "replica": "#c44536"}
 _SHADE: Final = "#e9b44c"
 _NO_DATE: Final = {"Date": None, "Creator": None}
-_SIDECARS_CLIENTS: Final = (
-    "200 WebSockets, 20 of them with ten notifications a second; 100 long-polling sessions; 6 that come and go"
-)
+_UNDISTURBED: Final[Mapping[tuple[str, ...], str]] = {
+    WITH_WEBSOCKETS: "no open WebSocket noticed",
+    WHO_STAYS: "nobody who stays noticed",
+}
 _ROLES: Final = {
     "sidecar": "login from a vault",
     "door": "sign-in, sessions in SQLite",
@@ -44,14 +46,16 @@ def _page(run: Run) -> str:
     problems = list(run.problems)
     problems += [f"{each.name}, cycle {each.cycle}: {it}" for each in run.happened for it in each.problems]
     faults = len({each.name for each in run.happened})
+    at_sidecar, at_door, there = _clients(run)
     verdict = (
         "Nothing was wrong: all was well again by itself each time, nothing stalled, and nothing was left behind."
+        + _unjudged(run)
         if not problems
         else "What was not as it should be:\n\n" + "".join(f"- {problem}\n" for problem in problems).rstrip()
     )
     return f"""# Soak
 
-Three proxies with some 330 clients, and everything goes wrong around them, again and again. This page is written by the
+Three proxies with {there} clients, and everything goes wrong around them, again and again. This page is written by the
 command below, not by hand. `tests/soak/` has all of it; each bound that is named here is one by which the run fails.
 
 - `{run.command}`, {dt.datetime.now(dt.UTC):%Y-%m-%d}: {run.seconds / 60:.0f} minutes, in which each of {faults} faults
@@ -65,8 +69,8 @@ command below, not by hand. `tests/soak/` has all of it; each bound that is name
 
 | | source of the credential | clients |
 |---|---|---|
-| `sidecar` | `login`, from a vault; its platform session is kept on a disk of its own | {_SIDECARS_CLIENTS} |
-| `door` | `session`, kept in SQLite on a disk of its own | 10 signed in with a WebSocket each, 2 that sign in and out |
+| `sidecar` | `login`, from a vault; its platform session is kept on a disk of its own | {at_sidecar} |
+| `door` | `session`, kept in SQLite on a disk of its own | {at_door} |
 | `replica` | `session`, kept in Redis | the same |
 
 Clients come back by themselves, as real ones do, within a second. A session is continued with its old clientId, and
@@ -77,7 +81,8 @@ stalled 6 s, handshake and opening 3 s, cool-down 3 s), so that what takes minut
 
 A fault is over when it is mended. All is well again once *every* client has received something that was sent after
 that, or, of those that come and go, has come and gone. Faults come in another order in each cycle, by the seed
-({run.seed}); after each cycle all clients leave.
+({run.seed}); after each cycle all clients leave. Where it says who did not notice, none of these failed even once
+from the beginning of the fault to its end, and all of them heard something all the time.
 
 ## Faults
 
@@ -102,7 +107,8 @@ at most {MEMORY_SLOPE:g} MiB and {OBJECTS_SLOPE:g} objects.
 ## Accounts
 
 Of the handshakes that clients sent, some were never read, since the connection broke before. So of both transports what
-was answered is no more than what the metrics count, and what they count is no more than what was sent. In the end
+was answered is no more than what the metrics count, and what they count is no more than what was sent; and no more were
+welcomed, by a reply of success, than the metrics have as accepted. Nobody was told what was for another. In the end
 `connections` is 0.
 
 {_accounts(run)}
@@ -119,6 +125,25 @@ was answered is no more than what the metrics count, and what they count is no m
 What `lying` answers to POSTs and to upgrades, each {_times(run)} times in all:
 
 {_lies(run)}"""
+
+
+def _clients(run: Run) -> tuple[str, str, int]:
+    """Who is at the sidecar, who at a front door, and how many there are in all."""
+    plan = plan_of(run.seed, dict.fromkeys(_ROLES, 0), size=run.size)
+    busy, polls, again, door = plan["busy"], plan["poller"], plan["again"], plan["doors"]["door"]
+    sockets, people, visitors = plan["websocket"] + busy, door["people"], door["visitors"]
+    at_sidecar = (
+        f"{sockets} WebSockets, {busy} of them with ten notifications a second; {polls} long-polling sessions; "
+        f"{again} that come and go"
+    )
+    at_door = f"{people} signed in with a WebSocket each, {visitors} that sign in and out"
+    return at_sidecar, at_door, sockets + polls + again + 2 * (people + visitors)
+
+
+def _unjudged(run: Run) -> str:
+    """What cannot be said after few cycles."""
+    is_judged = all(growth(settled, "memory") is not None for settled in run.settled.values())
+    return "" if is_judged else " Whether anything grows from cycle to cycle cannot be said after so few."
 
 
 def _waited(run: Run) -> str:
@@ -172,9 +197,9 @@ def _raised(run: Run, fault: Fault) -> str:
         for name, count in each.raised.items():
             series[name] = series.get(name, 0) + count
     told = [f"{_short_series(name)}: {count:,.0f}" for name, count in series.items()]
-    told += [fault.seen] if fault.seen else []
-    if fault.undisturbed:
-        told.append("nobody else noticed" if len(fault.undisturbed) > 1 or not told else "signed in: not disturbed")
+    if not any(each.problems for each in happened):
+        told += [fault.seen] if fault.seen else []
+        told += [_UNDISTURBED[fault.undisturbed]] if fault.undisturbed else []
     return "<br>".join(told)
 
 
@@ -192,8 +217,9 @@ def _forgotten(run: Run) -> str:
         return "was not tried."
     return (
         f"all their connections, on both sides, had ended {statistics.median(run.forgotten):.0f} s after that, "
-        f"{max(run.forgotten):.0f} at most. WebSockets are found out by pings after two beats (8 s here, a minute with "
-        "the defaults), held connects by TCP after twice `limits.stalled_seconds` (12 s; two minutes)."
+        f"{max(run.forgotten):.0f} at most. A WebSocket is asked by a ping once it was silent for "
+        "`limits.heartbeat_seconds`, and given up half of that later (after 6 s here at most, 45 s with the defaults); "
+        "held connects are given up by TCP after twice `limits.stalled_seconds` (12 s; two minutes)."
     )
 
 
@@ -243,14 +269,12 @@ def _leaks(run: Run) -> str:
 
 
 def _accounts(run: Run) -> str:
-    rows = [
-        [
-            transport,
-            *(f"{run.handshakes.get(f'{transport} {what}', 0):,.0f}" for what in ("sent", "counted", "answered")),
-        ]
-        for transport in ("websocket", "long-polling")
-    ]
-    return _table(["", "handshakes sent", "counted, by all outcomes", "answered"], rows)
+    rows = []
+    for transport in TRANSPORTS:
+        of = run.handshakes.get(transport, Handshakes())
+        counts = (of.sent, of.counted, of.answered, of.accepted, of.welcomed)
+        rows.append([transport, *(f"{count:,.0f}" for count in counts)])
+    return _table(["", "handshakes sent", "counted, by all outcomes", "answered", "accepted", "welcomed"], rows)
 
 
 def _times(run: Run) -> str:

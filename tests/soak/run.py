@@ -1,6 +1,6 @@
 """What is known of a run, and by what it is judged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -17,6 +17,8 @@ MEMORY_SLOPE: Final = 1.0
 OBJECTS_SLOPE: Final = 500.0
 """Live objects a cycle."""
 
+TRANSPORTS: Final = ("websocket", "long-polling")
+
 
 class Settled(msgspec.Struct):
     """What a proxy holds while nobody is there."""
@@ -29,7 +31,9 @@ class Settled(msgspec.Struct):
 
 
 class Happened(msgspec.Struct):
-    """One fault that was. `recovered` is in seconds from its end on; None where all was not well in time."""
+    """One fault that was. `recovered` is in seconds from its end on; None where all was not well in time. `noticed`
+    says how often clients of each kind failed meanwhile.
+    """
 
     cycle: int
     name: str
@@ -37,7 +41,25 @@ class Happened(msgspec.Struct):
     mended: float
     recovered: float | None
     raised: dict[str, float]
+    noticed: dict[str, int]
     problems: list[str]
+
+
+class Handshakes(msgspec.Struct):
+    """Of one transport. By clients: `sent`, `answered`, and `welcomed` with success; by the metrics: `counted` in all,
+    and `accepted`.
+    """
+
+    sent: float = 0
+    counted: float = 0
+    answered: float = 0
+    accepted: float = 0
+    welcomed: float = 0
+
+    def problems(self, transport: str) -> list[str]:
+        """What does not add up. Some were never read, since the connection broke before; some answers never came."""
+        adds_up = self.answered <= self.counted <= self.sent and self.welcomed <= self.accepted
+        return [] if adds_up else [f"{transport} handshakes do not add up: {self}"]
 
 
 class Run(msgspec.Struct):
@@ -47,18 +69,29 @@ class Run(msgspec.Struct):
     seed: int
     seconds: float
     cycles: int
+    size: float
     is_compiled: bool
     is_root: bool
     happened: list[Happened]
     settled: dict[str, list[Settled]]
     problems: list[str]
-    handshakes: dict[str, float]
+    handshakes: dict[str, Handshakes]
     lies: dict[str, int]
     forgotten: list[float]
     samples: dict[str, list[Sample]]
     exits: dict[str, int]
     waited: float | None = None
     """For which part of the time something on the machine waited for a core; None where the kernel does not say."""
+
+
+def failures(counts: Mapping[str, int]) -> dict[str, int]:
+    """How often lives of each kind of client have failed, by what a population told."""
+    failed: dict[str, int] = {}
+    for name, count in counts.items():
+        kind, colon, _ = name.partition(": ")
+        if colon and not kind.startswith("sign-in"):
+            failed[kind] = failed.get(kind, 0) + count
+    return failed
 
 
 def growth(settled: Sequence[Settled], what: str) -> float | None:

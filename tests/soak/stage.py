@@ -8,6 +8,7 @@ import asyncio
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,7 +112,7 @@ class Names:
 
 @dataclass
 class Stage:
-    """What faults are done to. `wells` is what clients told last."""
+    """What faults are done to. `size` is that of the population, and `notes` what faults remember."""
 
     folder: Path
     proxies: dict[str, Watched]
@@ -124,17 +125,18 @@ class Stage:
     is_root: bool
     began: float
     seed: int
+    size: float
     ports: Mapping[str, int]
     names: "Names | None"
     vault: Mapping[str, str]
     children: Mapping[str, Child] = field(default_factory=dict)
     population: Child | None = None
-    vanishing: Child | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
     def now(self) -> float:
+        """In seconds since it began."""
         return time.monotonic() - self.began
 
     async def start_upstream(self) -> None:
@@ -168,6 +170,7 @@ class Stage:
         await asyncio.to_thread(_in_namespace, "iptables", "-F")
 
     async def metrics(self) -> dict[str, dict[str, float]]:
+        """All series of each proxy, by name and labels, without the prefix."""
         return {name: await proxy.metrics() for name, proxy in self.proxies.items()}
 
 
@@ -198,8 +201,8 @@ def plan_of(seed: int, ports: Mapping[str, int], *, size: float = 1.0) -> dict[s
 
 
 @asynccontextmanager
-async def staged(folder: Path, seed: int, python: str) -> AsyncIterator[Stage]:
-    """Everything running but the clients."""
+async def staged(folder: Path, seed: int, size: float) -> AsyncIterator[Stage]:
+    """Everything running but the clients. The proxy is the one that is installed for this Python."""
     began = time.monotonic()
     is_root = os.geteuid() == 0
     async with AsyncExitStack() as stack:
@@ -228,7 +231,8 @@ async def staged(folder: Path, seed: int, python: str) -> AsyncIterator[Stage]:
         for name, settings in configurations.items():
             window, admin = folder / f"{name}.window", free_port()
             environment = _environment(settings | {"listen.port": ports[name], "admin.port": admin})
-            launched = [*(names.command if names else ()), python, "-P", str(HERE / "launcher.py"), str(window), "run"]
+            launcher = [sys.executable, "-P", str(HERE / "launcher.py"), str(window), "run"]
+            launched = [*(names.command if names else ()), *launcher]
             children[name] = await stack.enter_async_context(child(name, launched, folder, environment))
             proxies[name] = Watched(
                 name, children[name].pid, f"http://127.0.0.1:{admin}", window, http=http, began=began
@@ -247,6 +251,7 @@ async def staged(folder: Path, seed: int, python: str) -> AsyncIterator[Stage]:
             is_root=is_root,
             began=began,
             seed=seed,
+            size=size,
             ports=ports,
             names=names,
             vault=vault,
@@ -341,6 +346,21 @@ def add_to_vault(environment: Mapping[str, str], entry: str) -> subprocess.Compl
         input=values.encode(),
         capture_output=True,
         check=False,
+    )
+
+
+def established(peer: str, *, port: int | None = None, far_port: int | None = None) -> int:
+    """How many established TCP connections this machine has with a peer by IPv4, as its kernel knows them: at a port of
+    ours, or to one of the peer's.
+    """
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    address = int.from_bytes(socket.inet_aton(peer), "little")
+    return sum(
+        far.startswith(f"{address:08X}:")
+        and state == "01"
+        and (port is None or near.endswith(f":{port:04X}"))
+        and (far_port is None or far.endswith(f":{far_port:04X}"))
+        for _, near, far, state, *_ in lines
     )
 
 
