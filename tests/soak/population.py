@@ -227,7 +227,8 @@ class OnWebSocket(Client):
 
     async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> list[Message]:
         patience = PATIENCE_SECONDS if self.channel != "/alarms/none" else None
-        frame = await socket.receive(timeout=patience)
+        async with asyncio.timeout(patience):  # that of `receive` begins anew with every ping
+            frame = await socket.receive()
         if frame.type is not aiohttp.WSMsgType.TEXT:
             raise Unwell
         return _batch(frame.data)
@@ -414,8 +415,11 @@ class Visitor(Browser):
 
 
 def _has(batch: list[Message], channel: str) -> bool:
-    """Whether there is a reply of success on this channel."""
-    return any(message["channel"] == channel and message.get("successful") is True for message in batch)
+    """Whether there is a reply on this channel. Raises Unwell for one of failure."""
+    replies = [message for message in batch if message["channel"] == channel]
+    if any(reply.get("successful") is not True for reply in replies):
+        raise Unwell
+    return bool(replies)
 
 
 def _has_data(batch: list[Message]) -> bool:

@@ -3,6 +3,7 @@ a second it tells how many WebSockets and held connects it has.
 """
 
 import asyncio
+import logging
 import sys
 import time
 
@@ -24,6 +25,7 @@ RULES = SessionRules(token_seconds=60, renewal_seconds=5, parallel=10_000)
 
 async def main(host: str, port: int) -> None:
     """Serve until stdin ends."""
+    logging.getLogger("aiohttp.server").addFilter(_is_no_goodbye)
     people = [Account(tenant=TENANT, user=f"person{number}", password=PASSWORD) for number in range(100)]
     simulator = Simulator(
         tenant=TENANT, user=MACHINE, password=PASSWORD, others=people, rules=RULES, max_interval_seconds=15
@@ -42,6 +44,11 @@ async def main(host: str, port: int) -> None:
         for task in tasks:
             task.cancel()
     await simulator.stop()
+
+
+def _is_no_goodbye(record: logging.LogRecord) -> bool:
+    """Whether it is told of anything but somebody who went before the answer."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ConnectionError))
 
 
 async def _feed(simulator: Simulator, channel: str, seconds: float) -> None:
