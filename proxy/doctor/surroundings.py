@@ -65,6 +65,10 @@ def _files(config: Config) -> Iterator[tuple[str, Path, bool]]:
         "vault.sessions_file": (config.vault.sessions_file, True),
         "vault.key_file": (config.vault.key_file, True),
         "vault.passphrase_file": (config.vault.passphrase_file, True),
+        "frontdoor.sessions_file": (config.frontdoor.sessions_file, True),
+        "frontdoor.session_key_file": (config.frontdoor.session_key_file, True),
+        "frontdoor.redis_password_file": (config.frontdoor.redis_password_file, True),
+        "frontdoor.redis_ca_file": (config.frontdoor.redis_ca_file, False),
     }
     for name, settings in config.credentials.items():
         where = f"credentials.{name}"

@@ -37,6 +37,19 @@ def secret(open_directory: Path) -> Path:
     return open_directory
 
 
+@pytest.fixture
+def front_door(open_directory: Path) -> dict[str, object]:
+    """A front door that keeps sessions in memory."""
+    file = open_directory / "client-id-key"
+    file.write_text("A" * 43 + "=")
+    file.chmod(0o600)
+    return {
+        "credentials.default.source": "session",
+        "frontdoor.public_origin": "https://app.example.com",
+        "gate.client_id_key_file": str(file),
+    }
+
+
 def warned(settings: dict[str, object], mounts: str = "", directory: Path | None = None) -> list[str]:
     """The warnings on a configuration, with that said of mounts."""
     with tempfile.NamedTemporaryFile("w") as file:
@@ -79,6 +92,46 @@ def test_a_vault_that_anybody_may_read_is_warned_of(open_directory: Path, key: s
         settings[each] = str(file)
     [told] = warned(settings)
     assert told.startswith(f"{key}: anybody on this machine may read")
+
+
+@pytest.mark.parametrize(
+    ("store", "files", "secrets"),
+    [
+        pytest.param({}, ["session_key_file", "sessions_file"], ["session_key_file", "sessions_file"], id="a file"),
+        pytest.param(
+            {"frontdoor.redis_url": "rediss://redis.example.com"},
+            ["redis_ca_file", "redis_password_file", "session_key_file"],
+            ["redis_password_file", "session_key_file"],
+            id="Redis",
+        ),
+    ],
+)
+def test_a_secret_of_the_front_door_that_anybody_may_read_is_warned_of(
+    front_door: dict[str, object], open_directory: Path, store: dict[str, object], files: list[str], secrets: list[str]
+) -> None:
+    settings = front_door | store
+    for name in files:
+        file = open_directory / name
+        trustme.CA().cert_pem.write_to_path(file)
+        file.chmod(0o644)
+        settings[f"frontdoor.{name}"] = str(file)
+    told = sorted(warned(settings, directory=open_directory))
+    assert [each.partition(": anybody on this machine may read ")[0] for each in told] == [
+        f"frontdoor.{name}" for name in secrets
+    ]
+
+
+def test_an_authority_of_redis_that_is_mounted_by_sub_path_is_warned_of(
+    front_door: dict[str, object], open_directory: Path
+) -> None:
+    file, key = open_directory / "ca.pem", open_directory / "session-key"
+    trustme.CA().cert_pem.write_to_path(file)
+    key.write_text("A" * 43 + "=")
+    key.chmod(0o600)
+    redis = {"redis_url": "rediss://redis.example.com", "redis_ca_file": str(file), "session_key_file": str(key)}
+    settings = front_door | {f"frontdoor.{name}": value for name, value in redis.items()}
+    [told] = warned(settings, line(str(file)), open_directory)
+    assert told.startswith(f"frontdoor.redis_ca_file: {file} is mounted by itself (by subPath")
 
 
 def test_what_is_no_secret_may_be_read_by_anybody(open_directory: Path) -> None:
