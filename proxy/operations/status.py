@@ -40,7 +40,11 @@ _READINESS: Final = MappingProxyType(
     {
         None: ("good", "Ready", "Clients are served."),
         "starting": ("warn", "Starting", "The public listener is not open yet."),
-        "draining": ("warn", "Draining", "Connections are asked to leave, and no new ones are taken."),
+        "draining": (
+            "warn",
+            "Draining",
+            "Once drain.accept_seconds are over, connections are asked to leave, and no new ones are taken.",
+        ),
     }
 )
 _CHART: Final = (240.0, 40.0)

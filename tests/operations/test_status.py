@@ -160,7 +160,10 @@ def test_ages_are_said_as_people_say_them(seconds: float, expected: str) -> None
     [
         (None, "Ready Clients are served."),
         ("starting", "Starting The public listener is not open yet."),
-        ("draining", "Draining Connections are asked to leave, and no new ones are taken."),
+        (
+            "draining",
+            "Draining Once drain.accept_seconds are over, connections are asked to leave, and no new ones are taken.",
+        ),
         ("no usable credential: see the log", "Not ready No usable credential: see the log."),
     ],
 )
