@@ -199,23 +199,31 @@ class FrontDoorSettings(_Section):
         description="For session: the Redis that all replicas keep sessions in, such as "
         "redis://redis.example.com:6379; rediss:// for TLS.",
     )
-    redis_password_file: FilePath | None = Field(None, description="The password for that; looked at when connecting.")
-    redis_ca_file: FilePath | None = Field(None, description="Certificate authorities in PEM for that.")
+    redis_password_file: FilePath | None = Field(
+        None, description="For session: the password of Redis; looked at when connecting."
+    )
+    redis_ca_file: FilePath | None = Field(
+        None, description="For session: the certificate authorities of Redis in PEM, in place of the system's."
+    )
     session_key_file: FilePath | None = Field(
         None,
-        description="What sessions are sealed with: a secret per line, the first one seals. Required where they are "
-        "kept beyond memory.",
+        description="For session: what sessions are sealed with, and browsers known again by: a secret per line, the "
+        "first one seals. Required where sessions are kept beyond memory.",
     )
     idle_seconds: Seconds = Field(
-        3600.0, description="A session ends after so long without a request or an open connection."
+        3600.0, description="For session: it ends after so long without a request or an open connection."
     )
-    absolute_seconds: Seconds = Field(43_200.0, description="And so long after signing in at the latest.")
+    absolute_seconds: Seconds = Field(
+        43_200.0, description="For session: it ends so long after signing in at the latest."
+    )
     tenant: Said | None = Field(
-        None, description="Where people sign in to, if the host of upstream.url does not say that."
+        None, description="For session: where people sign in to, if the host of upstream.url does not say that."
     )
-    asks_tenant: bool = Field(default=False, description="Ask for the tenant when signing in.")
-    title: Said = Field("Cumulocity", description="What people sign in to, as the pages call it.")
-    home: UrlPath = Field("/", description="Where people go who have signed in, unless they were on their way.")
+    asks_tenant: bool = Field(default=False, description="For session: ask for the tenant when signing in.")
+    title: Said = Field("Cumulocity", description="For session: what people sign in to, as the pages call it.")
+    home: UrlPath = Field(
+        "/", description="For session: where people go who have signed in, unless they were on their way."
+    )
     platform_paths: tuple[PlatformPath, ...] = Field(
         (
             "GET /tenant/loginOptions",

@@ -45,8 +45,9 @@ Each is answered by a failed reply of its own, and the rest of its batch goes on
 
 _SIGN_INS: Final = """
 To be asked for a code and to send it counts twice: as `code_required`, and by how that ended. A login that passes
-through (`POST /tenant/oauth`) is counted where it begins a session. Many `credentials` and `too_many` are somebody who
-guesses. With `source = "cookie"` nothing is counted here; see [front door](frontdoor.md).
+through (`POST /tenant/oauth`) is counted in both modes, whether it begins a session or not; of those, a code that is
+missing or wrong counts as `credentials`. Many `credentials` and `too_many` are somebody who guesses. More is told in
+[front door](frontdoor.md).
 """
 
 _USES: Final = """

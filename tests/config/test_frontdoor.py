@@ -8,6 +8,7 @@ import pytest
 import trustme
 
 from proxy.config import BadConfiguration, Config, Problem, load, variable_of
+from proxy.config.tree import FrontDoorSettings
 from proxy.gate.endpoints import ENDPOINTS
 from tests.conftest import CLIENT_ID_KEY_FILE
 
@@ -17,6 +18,23 @@ CANARY: Final = "canary-Of_the.front"
 ORIGIN: Final = 'public_origin = "https://app.example.com"\n'
 SESSION: Final = "session"
 COOKIE: Final = "cookie"
+
+SOME_OF_EACH: Final = {
+    "public_origin": '"https://app.example.com"',
+    "sessions_file": '"/x"',
+    "redis_url": '"redis://r"',
+    "redis_password_file": '"/x"',
+    "redis_ca_file": '"/x"',
+    "session_key_file": '"/x"',
+    "idle_seconds": "60",
+    "absolute_seconds": "7200",
+    "tenant": '"t1"',
+    "asks_tenant": "true",
+    "title": '"x"',
+    "home": '"/app/"',
+    "platform_paths": '["GET /tenant/oauth"]',
+}
+"""Each key of the front door with a value that it may have, as TOML writes it."""
 
 
 def door(lines: str = ORIGIN, *, source: str = SESSION, gate: str = "") -> str:
@@ -145,6 +163,15 @@ def test_contradiction_is_told_by_its_key_with_a_remedy(
     problem = the_one(tmp_path, door(lines, source=source))
     assert problem.where == f"frontdoor.{where}"
     assert remedy in problem.text
+
+
+@pytest.mark.parametrize("key", FrontDoorSettings.model_fields)
+def test_what_is_said_to_be_for_sessions_is_refused_without_them_and_all_else_is_not(tmp_path: Path, key: str) -> None:
+    field = FrontDoorSettings.model_fields[key]
+    given = {"public_origin": '"https://app.example.com"', key: SOME_OF_EACH[key]}
+    lines = "".join(f"{name} = {value}\n" for name, value in given.items())
+    refused = [problem.where for problem in problems(tmp_path, door(lines, source=COOKIE)) if "only" in problem.text]
+    assert refused == ([f"frontdoor.{key}"] if (field.description or "").startswith("For session: ") else [])
 
 
 @pytest.mark.parametrize("store", ["sessions_file = '/tmp/x.db'", "redis_url = 'redis://redis.example.com'"])
