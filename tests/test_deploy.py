@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import pytest
 
+from proxy import __version__
 from proxy.config import PREFIX, Config, load
 from tests.conftest import VALUES, Running
 
@@ -145,6 +146,14 @@ class TestImage:
         path = Path("/", where.replace("{NAME}", "c8y-realtime-proxy"))
         assert f"`{path}`" in (ROOT / "docs/howto-image.md").read_text()
         assert any(value.endswith(f"{path.parent}/ /") for name, value in INSTRUCTIONS if name == "COPY")
+
+    def test_the_page_names_it_as_the_build_does(self) -> None:
+        [tag] = re.findall(r'--tag "(.*)"$', (ROOT / "deploy/image/build").read_text(), re.MULTILINE)
+        page = (ROOT / "docs/howto-image.md").read_text()
+        named = re.findall(r"\bc8y-realtime-proxy:[\w.]+", page)
+        named += re.findall(r"^  (c8y-realtime-proxy\S*)$", page, re.MULTILINE)
+        named += re.findall(r"--tag (\S+)", page)
+        assert set(named) == {tag.replace("$version", __version__)}
 
     def test_what_the_page_says_of_its_base_is_so(self) -> None:
         base = next(value for name, value in INSTRUCTIONS if name == "ARG").removeprefix("BASE=")
