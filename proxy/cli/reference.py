@@ -9,16 +9,17 @@ from proxy.cli.commands import command_line
 _INTRODUCTION = """\
 # Commands
 
-`c8y-realtime-proxy --help` lists the commands, and each of them has a `--help` of its own; `c8y-realtime-proxy --version`
-prints the version. Options are taken by their whole names only. No secret is ever given as an argument, and nothing
-that was typed in a wrong place is repeated. This page is generated from the code by `make reference`.
+`c8y-realtime-proxy --help` lists the commands, and each of them has a `--help` of its own;
+`c8y-realtime-proxy --version` prints the version. Options are taken by their whole names only. No secret is ever given
+as an argument, and nothing that was typed in a wrong place is repeated. This page is generated from the code by
+`make reference`.
 
 | exit code | means |
 |---|---|
 | 0 | done; `run` and `demo` were told to stop by SIGTERM or SIGINT, and did |
 | 1 | it could not be done, or what was looked at is not well; the reason is on standard error |
-| 2 | the configuration has a problem, or `clients` cannot open or replace its file; what was asked for cannot be, such as \
-a name that is taken or not there; or the command line is not understood |
+| 2 | the configuration has a problem, or `clients` cannot open or replace its file; what was asked for cannot be, \
+as with a name that is taken or not there; or the command line is not understood |
 
 `run` reads its configuration again on SIGHUP ([rotation](rotation.md#sighup)). What stands in a configuration, and how
 the environment takes the place of a file, is told in [configuration](configuration.md).

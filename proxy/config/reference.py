@@ -24,9 +24,9 @@ tables: `C8Y_REALTIME_PROXY__CLIENTS` holds `[{"name": "one", "key": "sha256:...
 home, and a schema for editors. This page is generated from the code by `make reference`.
 
 In place of `NAME` stands what you call a credential, by 1 to 64 small letters, digits, `-` and `_`. In a variable it is
-in capitals, with `_` for `-`: `credentials.hall-2.source` is `C8Y_REALTIME_PROXY__CREDENTIALS__HALL_2__SOURCE`. Where the
-file has no `hall-2`, that is the source of `hall_2`. Paths that do not begin with `/` go by the working directory of the
-process, whatever directory the file is in.
+in capitals, with `_` for `-`: `credentials.hall-2.source` is `C8Y_REALTIME_PROXY__CREDENTIALS__HALL_2__SOURCE`. Where
+the file has no `hall-2`, that is the source of `hall_2`. Paths that do not begin with `/` go by the working directory
+of the process, whatever directory the file is in.
 
 The platform's own `C8Y_BASEURL`, `C8Y_TENANT`, `C8Y_USER`, `C8Y_PASSWORD` and `C8Y_TOKEN` count where the keys they
 stand for (`upstream.url`, `credentials.default.directory`) are not set; with them alone, nothing else is needed. Any
