@@ -45,14 +45,16 @@ _IDLE: Final = ("nginx", "haproxy", "proxy")
 _GROWING: Final = (*_IDLE, "node-ws")
 _STALLED: Final = (*_GROWING, "nginx64k", "node-http-proxy")
 _USUAL: Final = ("direct", *_GROWING, "node-http-proxy")  # nginx's buffers do not matter to what is small
+_RELAYING: Final = (*_USUAL, "nginx64k")
+_ENDING: Final = (*_USUAL, "proxy-logging")  # a line of the log is for the end of a connection
 
 MODES: Final = (
     {
-        "handshake": Mode("handshake", 64, peers=_USUAL),
-        "flood": Mode("flood", 50),
+        "handshake": Mode("handshake", 64, peers=_ENDING),
+        "flood": Mode("flood", 50, peers=_RELAYING),
         "paced": Mode("paced", 100, peers=_USUAL),
         "burst": Mode("paced", 100, rate=15_000, peers=_USUAL),
-        "burst16k": Mode("paced", 100, size=16_000),
+        "burst16k": Mode("paced", 100, size=16_000, peers=_RELAYING),
         "echo": Mode("echo", 50, size=200, peers=_USUAL),
         "longpoll": Mode("longpoll", 50, peers=_USUAL),
     }

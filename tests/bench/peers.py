@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -158,6 +158,15 @@ def _proxy(place: Place) -> Mapping[str, str]:
     } | ({f"{prefix}UPSTREAM__CA_FILE": str(CERTIFICATE)} if place.tls else {})
 
 
+def _logging_proxy(place: Place) -> Mapping[str, str]:
+    prefix = "C8Y_REALTIME_PROXY__LOG__"
+    return {**_proxy(place), f"{prefix}LEVEL": "INFO", f"{prefix}FORMAT": "json"}
+
+
+_PROXY: Final = Peer(
+    lambda _: [str(Path(sys.executable).parent / "c8y-realtime-proxy"), "run"], injects=True, environment=_proxy
+)
+
 PEERS: Final[Mapping[str, Peer]] = {
     "direct": Peer(None),
     "nginx": Peer(_nginx_command, configuration=_nginx("")),
@@ -168,12 +177,13 @@ PEERS: Final[Mapping[str, Peer]] = {
     "haproxy": Peer(lambda place: ["haproxy", "-db", "-f", f"{place.directory}/configuration"], configuration=_haproxy),
     "node-http-proxy": Peer(_node("http-proxy.mjs"), environment=_trusted_by_node),
     "node-ws": Peer(_node("ws.mjs", TOKEN), injects=True, environment=_trusted_by_node),
-    "proxy": Peer(
-        lambda _: [str(Path(sys.executable).parent / "c8y-realtime-proxy"), "run"], injects=True, environment=_proxy
-    ),
+    "proxy": _PROXY,
+    "proxy-logging": replace(_PROXY, environment=_logging_proxy),
 }
-"""By name. All have one worker or one thread, keep connections to upstream for POSTs, and write no access log; with TLS
-they verify upstream's certificate and resume sessions as they do by default."""
+"""By name. All have one worker or one thread, keep connections to upstream for POSTs, and write no access log but the
+last one, which tells of every connection; with TLS they verify upstream's certificate and resume sessions as they do by
+default.
+"""
 
 
 class Running:

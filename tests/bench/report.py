@@ -253,6 +253,7 @@ _COLOURS: Final = {
     "node-http-proxy": "#e9b44c",
     "node-ws": "#c44536",
     "proxy": "#1b998b",
+    "proxy-logging": "#8fd0c5",
 }
 _NO_DATE: Final = {"Date": None, "Creator": None}
 
