@@ -221,14 +221,26 @@ async def proxied(upstream: Simulator) -> AsyncIterator[Running]:
         yield proxy
 
 
+def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """All that was logged since the test began to be set up.
+
+    A fixture that looks at the log after its `yield` needs this: `caplog.records` and `caplog.text` hold what came in
+    the phase of the test that runs, and are empty once it is over.
+    """
+    return [record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)]
+
+
 @pytest.fixture(autouse=True)
-def clean_log(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """A test that logs an error fails, unless it says that it does; no log line ever holds the password."""
+def clean_log(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """A test that logs an error fails, unless it says that it does; no log line ever holds the password, nor what the
+    test or a fixture of its own adds to this list.
+    """
     caplog.set_level(logging.DEBUG)
-    yield
-    records = [record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)]
-    for record in records:
-        assert PASSWORD not in caplog.handler.format(record)
+    hidden = [PASSWORD]
+    yield hidden
+    records = logged(caplog)
+    lines = [caplog.handler.format(record) for record in records]
+    assert [secret for secret in hidden if any(secret in line for line in lines)] == []
     if request.node.get_closest_marker("logs_errors") is None:
         assert [record.getMessage() for record in records if record.levelno >= logging.ERROR] == []
 

@@ -82,12 +82,11 @@ async def there(another: Another, here: Process) -> AsyncIterator[Process]:
 
 
 @pytest.fixture(autouse=True)
-def told_nobody(upstream: Simulator, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def told_nobody(upstream: Simulator, clean_log: list[str]) -> Iterator[None]:
     """No log line holds anything of the platform's."""
     yield
     for token in upstream.logins.tokens:
-        assert token.value not in caplog.text
-        assert token.xsrf_token not in caplog.text
+        clean_log += [token.value, token.xsrf_token]
 
 
 def calls(upstream: Simulator, path: str = CURRENT_USER) -> int:

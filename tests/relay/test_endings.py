@@ -30,7 +30,7 @@ from tests.attacks.ways import (
     upgrade,
     written,
 )
-from tests.conftest import EVERYTHING, PASSWORD, Running, handshake, running
+from tests.conftest import EVERYTHING, PASSWORD, Running, handshake, logged, running
 from tests.relay.raw import SECONDS, Asked, Client, answer_empty, client, hold_on, post, recording, reset
 from tests.relay.test_door import deafen, flood
 from tests.relay.test_limits import BEHIND_A_PROXY, HANDSHAKE, IDENTIFIED, key, opened, pause, sharing
@@ -68,7 +68,7 @@ class Told:
         return [each.fields for each in self.records() if each.fields["event"] == event]
 
     def records(self) -> list[Any]:
-        return [each for each in self._caplog.records if hasattr(each, "fields")]
+        return [each for each in logged(self._caplog) if hasattr(each, "fields")]
 
     async def one(self, **expected: object) -> Fields:
         """The one connection that has ended, once it has: these are among its fields."""
