@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,9 @@ async def test_status_is_told_when_it_changes(manager: Manager) -> None:
     assert manager.was_told_nothing_more()
 
 
-async def test_signs_of_life_come_from_the_loop_once_it_is_ready_until_the_end(manager: Manager) -> None:
+async def test_signs_of_life_come_from_the_loop_once_it_is_ready_until_the_end(
+    manager: Manager, tmp_path: Path
+) -> None:
     told = supervision(manager, WATCHDOG_USEC="20000")
     assert manager.was_told_nothing_more()
     told.ready()
@@ -81,7 +84,13 @@ async def test_signs_of_life_come_from_the_loop_once_it_is_ready_until_the_end(m
     assert line == ["READY=1"]
     told.close()
     while not manager.was_told_nothing_more():
-        pass
+        pass  # what it was told before that
+    with closing(Manager(tmp_path / "later")) as later:
+        other = supervision(later, WATCHDOG_USEC="20000")
+        other.ready()
+        assert [await later.told_next() for _ in range(4)] == [["READY=1"], *[["WATCHDOG=1"]] * 3]
+        other.close()
+    assert manager.was_told_nothing_more()
 
 
 @pytest.mark.parametrize(
