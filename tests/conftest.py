@@ -36,6 +36,8 @@ CLIENT_ID_KEY_FILE = Path(__file__).parent / "client-id-key"  # a secret of test
 EVERYTHING = MappingProxyType({"subscribe": ["/**"], "publish": ["/**"], "call": ["/service/**"]})
 """A grant of all that there is."""
 
+_ATTEMPTS = 100  # at ports in a row, of which others may have one
+
 Message = dict[str, Any]
 
 
@@ -182,9 +184,10 @@ def pages_of(**answers: Callable[[], Response]) -> Routes:
 def unused_ports(count: int = 1) -> Iterator[int]:
     """The first of so many TCP ports in a row, which are this test's alone, though others run beside it.
 
-    They are bound, so that the kernel gives them to nobody else; nobody listens there until the test does.
+    They are bound, so that the kernel gives them to nobody else; nobody listens there until the test does. Raises what
+    the kernel says, where it gives none however often it is asked.
     """
-    while True:
+    for left in reversed(range(_ATTEMPTS)):
         with ExitStack() as held:
             first = 0
             try:
@@ -194,8 +197,10 @@ def unused_ports(count: int = 1) -> Iterator[int]:
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # who else sets it may listen
                     one.bind(("::", first + number if number else 0))
                     first = first or one.getsockname()[1]
-            except (OSError, OverflowError):
-                continue  # one of them is somebody's
+            except (OSError, OverflowError):  # one of them is somebody's, or there can be none here
+                if not left:
+                    raise
+                continue
             yield first
             return
 
