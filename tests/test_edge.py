@@ -20,10 +20,9 @@ NAME: Final = "c8y-realtime-proxy"
 ETC: Final = f"/etc/{NAME}/"
 HANDED_OVER: Final = f"/run/credentials/{NAME}.service/"
 PAGE: Final = (ROOT / "docs/howto-edge.md").read_text(encoding="utf-8")
+SCALING: Final = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
 EDGE: Final = (ROOT / "config/edge.toml").read_text(encoding="utf-8")
 CLIENTS_GIVE_UP_SECONDS: Final = 10
-IDLE_MIB: Final = 57  # docs/scaling.md, as the next: of a client with TLS on both sides
-CLIENT_KIB: Final = 65
 LONGEST_EXIT_SECONDS: Final = 25  # beyond drain.accept_seconds
 DEFAULT_CREDENTIAL: Final = re.compile(r"^\[credentials\.default\]\n.*?(?=^\[)", re.MULTILINE | re.DOTALL)
 
@@ -63,9 +62,7 @@ def configured(gateway: Path, table: str = "") -> Config:
     """What config/edge.toml amounts to on a gateway, with a table in the place of where its credential comes from."""
     text = EDGE
     if table:
-        text, count = re.subn(
-            r"^\[credentials\.default\]\n.*?(?=^\[)", lambda _: table, text, flags=re.MULTILINE | re.DOTALL
-        )
+        text, count = DEFAULT_CREDENTIAL.subn(lambda _: table, text)
         assert count == 1
     file = gateway / "proxy.toml"
     file.write_text(text.replace(ETC, f"{gateway}/").replace(HANDED_OVER, f"{gateway}/"), encoding="utf-8")
@@ -106,12 +103,11 @@ class TestService:
 
     def test_as_many_clients_as_are_admitted_fit_into_memory_and_descriptors(self, gateway: Path) -> None:
         admitted = configured(gateway).limits.connections
-        memory = int(one(SERVICE, "Service", "MemoryHigh").removesuffix("M"))
-        assert (
-            IDLE_MIB + admitted * CLIENT_KIB / 1024
-            < memory
-            < int(one(SERVICE, "Service", "MemoryMax").removesuffix("M"))
-        )
+        [idle_mib] = map(int, re.findall(r"^\| memory \| (\d+) MiB,", SCALING, flags=re.MULTILINE))
+        each_kib = max(map(int, re.findall(r"\| yes \| yes \| (\d+) KiB \|", SCALING)))  # TLS on both sides
+        high, most = (int(one(SERVICE, "Service", name).removesuffix("M")) for name in ("MemoryHigh", "MemoryMax"))
+        assert idle_mib + admitted * each_kib / 1024 < high < most
+        assert f"a client takes some {each_kib} KiB" in EDGE
         assert 2.5 * admitted < int(one(SERVICE, "Service", "LimitNOFILE"))
 
     def test_it_is_ready_when_it_says_so_and_watched_from_then_on(self) -> None:
