@@ -180,6 +180,13 @@ def pages_of(**answers: Callable[[], Response]) -> Routes:
     return {("GET", f"/{'' if name == 'root' else name}"): page(make) for name, make in answers.items()}
 
 
+async def until(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
+    """Wait until this is so, of which nothing tells us. Raises TimeoutError if it does not come to that."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.001)
+
+
 @contextmanager
 def unused_ports(count: int = 1) -> Iterator[int]:
     """The first of so many TCP ports in a row, which are this test's alone, though others run beside it.

@@ -31,7 +31,19 @@ from proxy.demo.simulator import Simulator
 from proxy.gate.keys import generated, stored
 from proxy.upstream.client import Upstream
 from proxy.wiring import Wiring
-from tests.conftest import PASSWORD, VALUES, Message, Running, closed, configured, exchange, handshake, receive, running
+from tests.conftest import (
+    PASSWORD,
+    VALUES,
+    Message,
+    Running,
+    closed,
+    configured,
+    exchange,
+    handshake,
+    receive,
+    running,
+    until,
+)
 from tests.gate.tokens import AUDIENCE, ISSUER, jwks, public_jwk, token
 from tests.relay.raw import Client, client, head, post
 
@@ -635,12 +647,6 @@ async def test_post_that_waits_for_how_another_fares_goes_up_with_the_value_that
             assert upstream.requests[-1].headers["Authorization"] == f"Basic {basic('t0815', 'service', 'next-canary')}"
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not is_so():  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0)
-
-
 def logged_in(settings: Settings) -> Settings:
     return settings | {"credentials.default.source": "login"}
 
@@ -836,7 +842,11 @@ async def run_until_told(
 
 async def test_twenty_in_a_row_and_more_while_draining_do_no_harm(upstream: Simulator, settings: Settings) -> None:
     tasks = asyncio.all_tasks()
-    async with run_until_told(upstream, settings, settings | {"limits.batch_messages": 7}) as (proxy, stop, reread):
+    async with (
+        run_until_told(upstream, settings, settings | {"limits.batch_messages": 7}) as (proxy, stop, reread),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"http://localhost:{proxy.public_port}/cep/realtime", headers=BEARER["ann"]),
+    ):
         for _ in range(20):
             reread.set()
             await asyncio.sleep(0)
@@ -845,6 +855,7 @@ async def test_twenty_in_a_row_and_more_while_draining_do_no_harm(upstream: Simu
         reread.set()
         await until(lambda: proxy._live.draining)
         reread.set()
+        assert len(proxy._live) == 1  # which is waited for
     assert asyncio.all_tasks() == tasks
 
 

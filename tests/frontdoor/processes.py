@@ -14,7 +14,7 @@ from proxy.frontdoor.sealing import Sealing
 from proxy.frontdoor.sessions import Sessions
 from proxy.frontdoor.stores import SessionStore, StoreUnavailable
 from proxy.upstream.platform import Platform
-from tests.conftest import PASSWORD
+from tests.conftest import PASSWORD, until
 from tests.demo.clock import Clock
 
 
@@ -26,13 +26,6 @@ IDLE: Final = 4500.0
 ABSOLUTE: Final = 43_200.0
 SECRET: Final = b"a secret of tests, which is none"
 CURRENT_USER: Final = "/user/currentUser"
-
-
-async def until(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
-    """Wait until this is so; TimeoutError if it does not come to that."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - nobody tells us
-            await asyncio.sleep(0.005)
 
 
 class Interrupted:

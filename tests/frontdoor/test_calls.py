@@ -13,7 +13,7 @@ import pytest
 
 from proxy import USER_AGENT
 from proxy.demo.simulator import Account, SessionRules, Simulator
-from tests.conftest import PASSWORD, Message, Running, exchange, handshake
+from tests.conftest import PASSWORD, Message, Running, exchange, handshake, until
 from tests.frontdoor.browsing import ORIGIN, TICKET, Answered, Browser
 from tests.frontdoor.calling import (
     BY_PASSWORD,
@@ -505,9 +505,7 @@ async def test_denial_of_a_call_has_the_session_looked_at(mode: str, tmp_path: P
 async def test_denial_of_a_call_alone_ends_no_session(browser: Browser, behind: Tenant) -> None:
     behind.answer("/inventory/managedObjects", 401)
     assert (await browser.send("/inventory/managedObjects", {}, **csrf(browser))).status == 401
-    async with asyncio.timeout(5):
-        while not behind.heard_at(ME):  # noqa: ASYNC110 - it is asked in the background
-            await asyncio.sleep(0.005)
+    await until(lambda: bool(behind.heard_at(ME)))  # it is asked in the background
     assert (await browser.get("/session")).status == 200
 
 

@@ -22,10 +22,10 @@ from proxy.demo.simulator import SessionRules, Simulator
 from proxy.demo.tenant import Tenant
 from proxy.frontdoor.sessions import Sessions
 from proxy.frontdoor.sqlite_store import SqliteStore
-from tests.conftest import PASSWORD, Message, Running, closed, configured, exchange, running
+from tests.conftest import PASSWORD, Message, Running, closed, configured, exchange, running, until
 from tests.demo.clock import Clock
 from tests.frontdoor.browsing import SETTINGS, TICKET, Browser, front_door
-from tests.frontdoor.processes import Interrupted, until
+from tests.frontdoor.processes import Interrupted
 
 
 RENEWING: Final = SessionRules(renewal_seconds=0.0)  # with every request

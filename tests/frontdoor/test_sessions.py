@@ -19,7 +19,7 @@ from proxy.frontdoor.kept import opened
 from proxy.frontdoor.sealing import Sealing
 from proxy.frontdoor.sqlite_store import SqliteStore
 from proxy.frontdoor.stores import StoreUnavailable
-from tests.conftest import PASSWORD
+from tests.conftest import PASSWORD, until
 from tests.demo.clock import Clock
 from tests.frontdoor.processes import (
     ABSOLUTE,
@@ -30,7 +30,6 @@ from tests.frontdoor.processes import (
     SECRET,
     Process,
     process,
-    until,
 )
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from proxy.frontdoor.sqlite_store import _SCHEMA, SqliteStore
 from proxy.frontdoor.stores import SessionStore, StoreUnavailable
+from tests.conftest import until
 
 from .store_claims import OTHER, SEALED, Place, SharedStoreClaims, StoreClaims, Told, opened
 
@@ -381,22 +382,17 @@ async def test_trouble_with_looking_for_changes_is_told_once_and_passes(
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(store, "_fresh_changes", counted)
 
-    async def until_logged(text: str) -> None:
-        async with asyncio.timeout(2):
-            while text not in caplog.text:  # noqa: ASYNC110 - nobody tells us
-                await asyncio.sleep(0.01)
-
     async with opened(store, told):
         await store.add("one", SEALED, seconds=60)
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("ALTER TABLE changes RENAME TO hidden")
-            await until_logged("not noticed until it is mended")
+            await until(lambda: "not noticed until it is mended" in caplog.text, seconds=2)
             with pytest.raises(StoreUnavailable):
                 await store.remove("one")
             assert await store.load("one") == SEALED
             await looks.until(lambda keys: len(keys) > 4, seconds=2)
             connection.execute("ALTER TABLE hidden RENAME TO changes")
-            await until_logged("can be used again")
+            await until(lambda: "can be used again" in caplog.text, seconds=2)
             connection.execute("INSERT INTO changes (key) VALUES ('two')")
             connection.commit()
             await told.until(lambda keys: keys == ["two"])

@@ -1,6 +1,5 @@
 """What the metrics say of the moment is what the probes and the status page say of it."""
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,7 @@ import trustme
 
 from proxy.demo.simulator import Simulator
 from proxy.operations.metrics import CredentialState
-from tests.conftest import PASSWORD, Running, exchange, handshake, running
+from tests.conftest import PASSWORD, Running, exchange, handshake, running, until
 from tests.frontdoor.browsing import Browser, front_door
 
 
@@ -86,9 +85,7 @@ async def test_connections_of_the_listener_are_those_that_its_limit_counts(upstr
             # The connection of the POST is kept open for the next one, and counts though nothing is being answered.
             assert proxied.count("connections", transport="long-polling") == 0.0
             assert proxied.count("listener_connections") == 2.0
-        async with asyncio.timeout(5):
-            while proxied.count("listener_connections") != 1.0:  # noqa: ASYNC110 - until the WebSocket is gone
-                await asyncio.sleep(0)
+        await until(lambda: proxied.count("listener_connections") == 1.0)  # the WebSocket is gone
 
 
 class Issued:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from proxy.relay.frames import BINARY, CLOSE, TEXT, FrameReader, close_frame, frame
-from tests.conftest import Running, running
+from tests.conftest import Running, running, until
 from tests.relay.raw import UPGRADE, client, head, hold_on, post, recording, reset
 from tests.relay.test_websocket_bytes import (
     ACCEPTED,
@@ -20,7 +20,6 @@ from tests.relay.test_websocket_bytes import (
     connected,
     raw_upstream,
     shaken,
-    until,
 )
 
 

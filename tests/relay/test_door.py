@@ -6,7 +6,7 @@ import pytest
 
 from proxy.http1 import LAST_CHUNK, chunk
 from proxy.relay.door import Door
-from tests.conftest import Running, running
+from tests.conftest import Running, running, until
 from tests.relay.raw import (
     EMPTY,
     Asked,
@@ -19,7 +19,6 @@ from tests.relay.raw import (
     post,
     recording,
 )
-from tests.relay.test_websocket_bytes import until
 
 
 PAGE = "https://app.example.com"

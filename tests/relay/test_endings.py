@@ -31,7 +31,7 @@ from tests.attacks.ways import (
     upgrade,
     written,
 )
-from tests.conftest import EVERYTHING, PASSWORD, Running, handshake, logged, running
+from tests.conftest import EVERYTHING, PASSWORD, Running, handshake, logged, running, until
 from tests.relay.raw import SECONDS, Asked, Client, answer_empty, client, hold_on, post, recording, reset
 from tests.relay.test_door import deafen, flood
 from tests.relay.test_limits import BEHIND_A_PROXY, HANDSHAKE, IDENTIFIED, key, opened, pause, sharing
@@ -44,7 +44,6 @@ from tests.relay.test_websocket_bytes import (
     raw_upstream,
     relayed,
     shaken,
-    until,
     until_stalled,
 )
 

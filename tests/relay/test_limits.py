@@ -12,7 +12,7 @@ import pytest
 from proxy.gate.keys import generated, stored
 from proxy.http1 import chunk
 from proxy.relay.frames import CLOSE, CONTINUATION, PING, TEXT, Frame, close_code, close_frame, frame
-from tests.conftest import EVERYTHING, Running, handshake, running
+from tests.conftest import EVERYTHING, Running, handshake, running, until
 from tests.relay.raw import (
     EMPTY,
     SECONDS,
@@ -36,7 +36,6 @@ from tests.relay.test_websocket_bytes import (
     raw_upstream,
     relayed,
     shaken,
-    until,
     until_stalled,
 )
 

@@ -17,9 +17,9 @@ import pytest
 from proxy.credentials.guard import TURN_SECONDS, Guard
 from proxy.credentials.stored import StoredSource
 from proxy.relay.frames import CLOSE, PING, PONG, TEXT, FrameReader, close_code, close_frame, frame
-from tests.conftest import PASSWORD, Running, handshake, running
+from tests.conftest import PASSWORD, Running, handshake, running, until
 from tests.relay.raw import EMPTY, Client, client, hold, post, recording
-from tests.relay.test_websocket_bytes import MASK, SHAKE, Side, connected, until
+from tests.relay.test_websocket_bytes import MASK, SHAKE, Side, connected
 
 
 PATH: Final = "/cep/realtime"

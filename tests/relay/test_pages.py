@@ -1,7 +1,7 @@
 """One request for a page, byte by byte: what of it is read, what is refused, and that no other comes in behind it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,7 +10,7 @@ from aiohttp.web import Response
 
 from proxy.demo.simulator import Simulator
 from proxy.relay.pages import Page, Pages, Visit
-from tests.conftest import Running, running
+from tests.conftest import Running, running, until
 from tests.relay.raw import SECONDS, client
 
 
@@ -239,12 +239,6 @@ async def test_what_is_poured_in_behind_a_request_is_kept_nowhere(proxied: Runni
 
 
 # Comings and goings ---------------------------------------------------------------------------------------------------
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not is_so():  # noqa: ASYNC110 - connections end by themselves
-            await asyncio.sleep(0.005)
 
 
 def open_connections(proxied: Running) -> int:

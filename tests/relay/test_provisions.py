@@ -1,6 +1,5 @@
 """Several credentials in one process: each is for whom it is meant, and what becomes of one is nothing to another."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from proxy.demo.accounts import Account, basic
 from proxy.demo.simulator import Simulator
 from proxy.gate.keys import generated, stored
-from tests.conftest import PASSWORD, Running, exchange, handshake, running
+from tests.conftest import PASSWORD, Running, exchange, handshake, running, until
 from tests.relay.raw import EMPTY, Asked, client, recording
 from tests.relay.talking import TRANSPORTS, connect, shaken, talking
 
@@ -226,9 +225,7 @@ async def test_uses_are_counted_apart(upstream: Simulator, settings: dict[str, A
                 assert uses(proxied) == (1, 2)
         async with talking(proxied, "long-polling", headers=headers_of("ann")) as talk:
             await talk(connect(await shaken(talk)))
-        async with asyncio.timeout(5):
-            while uses(proxied) != (1, 0):  # noqa: ASYNC110 - the session that is away counts for a while
-                await asyncio.sleep(0)
+        await until(lambda: uses(proxied) == (1, 0))  # the session that is away counts for a while
 
 
 async def test_connections_to_upstream_carry_one_credential_each(settings: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from proxy.relay.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, FrameReader, close_frame, frame
-from tests.conftest import EVERYTHING, Running, handshake, running
+from tests.conftest import EVERYTHING, Running, handshake, running, until
 
 
 MASK = b"\x01\x02\x03\x04"
@@ -113,12 +113,6 @@ async def connected(proxied: Running, early: bytes = b"") -> Side:
     assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
     assert b"Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n" in head
     return Side(reader, writer, masked=False)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():  # noqa: ASYNC110 - what others do to the proxy tells no event of ours
-            await asyncio.sleep(0.001)
 
 
 def fragment(opcode: int, payload: bytes) -> bytes:

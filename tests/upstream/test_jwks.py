@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from proxy.upstream.jwks import KeysAtUrl, KeysInFile
+from tests.conftest import until
 
 
 CANARY: Final = "canary-Of_the.keys"
@@ -175,12 +176,6 @@ async def issuer() -> AsyncIterator[Issuer]:
 async def fetching(issuer: Issuer, **more: Any) -> AsyncIterator[KeysAtUrl[str]]:
     async with started(KeysAtUrl(issuer.url, parsed, **more)) as keys:
         yield keys
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not happened():  # noqa: ASYNC110 - nobody tells us
-            await asyncio.sleep(0.001)
 
 
 async def test_keys_are_fetched_at_the_start(issuer: Issuer) -> None:

@@ -3,7 +3,6 @@
 Building it takes minutes, so this file is not found by itself: `make e2e-image` builds the image and names it.
 """
 
-import asyncio
 import base64
 import csv
 import hashlib
@@ -22,6 +21,7 @@ import msgspec
 import pytest
 
 from proxy import __version__
+from tests.conftest import until
 from tests.e2e import stage as on_stage
 from tests.e2e.conftest import StageOpener
 from tests.e2e.programs import Program, running
@@ -219,9 +219,7 @@ class TestRunning:
             "gate.client_id_key_file": new_key_file(),
         }
         async with running(on_stage.COMMAND, "run", environment=on_stage.environment_of(settings)) as program:
-            async with asyncio.timeout(20):
-                while not hears_the_end(first_process(program)):  # noqa: ASYNC110 - the kernel tells who asks
-                    await asyncio.sleep(0)
+            await until(lambda: hears_the_end(first_process(program)), seconds=20)  # the kernel tells who asks
             program.process.send_signal(signal.SIGTERM)
             assert await program.wait(seconds=on_stage.STOPS_WITHIN_SECONDS) == 0
         evidence.given.append(("log", bytes(program.stderr)))

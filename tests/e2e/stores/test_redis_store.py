@@ -14,6 +14,7 @@ import redis.asyncio
 from proxy.frontdoor.redis_store import RedisStore
 from proxy.frontdoor.stores import SessionStore, StoreUnavailable
 from proxy.tls import trusting
+from tests.conftest import until
 from tests.demo.authority import Authority
 from tests.frontdoor.redis import RedisServer, running_redis
 from tests.frontdoor.store_claims import OTHER, SEALED, SharedStoreClaims, Told, opened, until_unavailable
@@ -152,9 +153,7 @@ async def test_a_redis_that_stands_still_is_told_in_time_and_noticed(
             answers = await asyncio.gather(*(store.load("any") for _ in range(1000)), return_exceptions=True)
         assert {type(answer) for answer in answers} == {StoreUnavailable}
         assert "did not answer within 2 s" in str(answers[0])
-        async with asyncio.timeout(5):
-            while AWAY not in caplog.text:  # noqa: ASYNC110 - nobody tells us
-                await asyncio.sleep(0.01)
+        await until(lambda: AWAY in caplog.text)
         mortal.go_on()
         await told.until(lambda keys: keys == [None], seconds=10)
         await until_used(store)
