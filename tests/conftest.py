@@ -36,6 +36,12 @@ CLIENT_ID_KEY_FILE = Path(__file__).parent / "client-id-key"  # a secret of test
 EVERYTHING = MappingProxyType({"subscribe": ["/**"], "publish": ["/**"], "call": ["/service/**"]})
 """A grant of all that there is."""
 
+ENDING_SECONDS = 5
+"""What the proxy needs at most to end, beyond drain.accept_seconds and drain.timeout_seconds: see docs/drain.md."""
+
+LONGEST_EXIT_SECONDS = 20 + ENDING_SECONDS
+"""The same with the longest drain.timeout_seconds that there can be, beyond drain.accept_seconds."""
+
 _ATTEMPTS = 100  # at ports in a row, of which others may have one
 
 Message = dict[str, Any]

@@ -12,6 +12,7 @@ from proxy import __version__
 from proxy.app import _BACKLOG
 from proxy.cli.commands import command_line
 from proxy.config import Config, load
+from tests.conftest import LONGEST_EXIT_SECONDS
 
 
 ROOT: Final = Path(__file__).parents[1]
@@ -23,7 +24,6 @@ PAGE: Final = (ROOT / "docs/howto-edge.md").read_text(encoding="utf-8")
 SCALING: Final = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
 EDGE: Final = (ROOT / "config/edge.toml").read_text(encoding="utf-8")
 CLIENTS_GIVE_UP_SECONDS: Final = 10
-LONGEST_EXIT_SECONDS: Final = 25  # beyond drain.accept_seconds
 DEFAULT_CREDENTIAL: Final = re.compile(r"^\[credentials\.default\]\n.*?(?=^\[)", re.MULTILINE | re.DOTALL)
 
 

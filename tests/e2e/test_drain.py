@@ -14,6 +14,8 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
+from tests.conftest import LONGEST_EXIT_SECONDS
+
 from .conftest import StageOpener
 from .stage import Stage, store
 from .upstreams import ACCOUNT, Upstream
@@ -24,7 +26,6 @@ log = logging.getLogger(__name__)
 EACH: Final = 1000
 SPREAD_SECONDS: Final = 3.0
 AT_ONCE: Final = 50  # how many open their connection at the same time
-LONGEST_EXIT_SECONDS: Final = 25
 
 HANDSHAKE: Final = {
     "channel": "/meta/handshake",

@@ -16,6 +16,7 @@ import yaml
 
 from proxy import __version__
 from proxy.config import Config, load
+from tests.conftest import ENDING_SECONDS
 from tests.demo.authority import Authority
 
 from .chart import (
@@ -45,9 +46,6 @@ from .chart import (
 SERVICE_MONITOR: Final = jsonschema.Draft202012Validator(
     json.loads(Path(__file__).with_name("servicemonitor.schema.json").read_text(encoding="utf-8"))  # noqa: TID251 - ours
 )
-LONGEST_EXIT_SECONDS: Final = 5
-"""What the proxy needs at most beyond both of its drain settings."""
-
 KINDS: Final = (
     "ConfigMap",
     "Deployment",
@@ -208,7 +206,7 @@ class TestPod:
     def test_it_has_time_to_take_leave(self, name: str, tmp_path: Path) -> None:
         door = rendered(SETS[name])
         drain = loaded(door, tmp_path).drain
-        needed = drain.accept_seconds + drain.timeout_seconds + LONGEST_EXIT_SECONDS
+        needed = drain.accept_seconds + drain.timeout_seconds + ENDING_SECONDS
         assert needed < door.pod["spec"]["terminationGracePeriodSeconds"] <= math.ceil(needed) + 10
         # A Service and an ingress need some time to notice.
         assert drain.accept_seconds >= 5
@@ -218,7 +216,7 @@ class TestPod:
         default = Config().drain
         door = rendered(left)
         assert loaded(door, tmp_path).drain == default
-        longest = default.accept_seconds + default.timeout_seconds + LONGEST_EXIT_SECONDS
+        longest = default.accept_seconds + default.timeout_seconds + ENDING_SECONDS
         assert door.pod["spec"]["terminationGracePeriodSeconds"] > longest
 
     @every_set

@@ -22,6 +22,7 @@ from proxy.operations.admin import Admin
 from proxy.operations.live import Live
 from proxy.operations.metrics import Metrics
 from proxy.operations.status import StatusPage
+from tests.conftest import LONGEST_EXIT_SECONDS
 from tests.test_deploy import ROOT, said
 
 from .rendering import (
@@ -38,9 +39,6 @@ from .rendering import (
     workloads,
 )
 
-
-LONGEST_EXIT_SECONDS: Final = 25
-"""How long the goodbyes take at most, once nobody is accepted any more."""
 
 KUBERNETES_GRACE_SECONDS: Final = 30
 """What a pod has that says nothing."""
