@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from proxy.listening import PathTaken, handed_over, unix_socket
+from tests.activation import handing_over
 
 
 def connected(path: Path) -> socket.socket:
@@ -116,23 +117,16 @@ else:
 
 
 def taken(*sockets: socket.socket, names: str | None = None, pid: str = "$$") -> str:
-    """What a process says that is started with these sockets, as systemd starts it."""
-    places = " ".join(f"{3 + place}<&{given.fileno()}" for place, given in enumerate(sockets))
-    environment = {"LISTEN_FDS": str(len(sockets))} | ({} if names is None else {"LISTEN_FDNAMES": names})
-    done = subprocess.run(  # noqa: S603 - our own program
-        ["/bin/bash", "-c", f'LISTEN_PID={pid} exec "$@" {places}', "bash", sys.executable, "-c", TAKING],
-        env=os.environ | environment,
-        pass_fds=[given.fileno() for given in sockets],
-        capture_output=True,
-        check=True,
-    )
+    """What a process says that is started with these sockets."""
+    with handing_over(*sockets, names=names, pid=pid) as (command, descriptors):
+        done = subprocess.run(  # noqa: S603 - our own program
+            [*command, sys.executable, "-c", TAKING], pass_fds=descriptors, capture_output=True, check=True
+        )
     return done.stdout.decode().strip()
 
 
 def listening() -> socket.socket:
-    """A socket that listens, at a descriptor beyond those that are handed over."""
-    with socket.create_server(("127.0.0.1", 0)) as low:
-        return socket.socket(fileno=os.dup(os.dup(os.dup(low.fileno()))))
+    return socket.create_server(("127.0.0.1", 0))
 
 
 class TestHandedOver:

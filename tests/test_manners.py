@@ -19,6 +19,7 @@ import pytest
 from proxy.app import CannotListen, Proxy
 from proxy.config import Config
 from proxy.demo.simulator import Simulator
+from tests.activation import handing_over
 from tests.conftest import VALUES, closed, configured, exchange, handshake, running
 from tests.relay.raw import Client, post
 from tests.test_cli import FREE_PORTS, command, line_with, serving, start
@@ -434,14 +435,14 @@ async def connection(host: str, port: int) -> AsyncIterator[tuple[asyncio.Stream
 @asynccontextmanager
 async def activated(environment: Environment, *listening: socket.socket, names: str) -> AsyncIterator[Process]:
     """The command, started with listening sockets as systemd does it."""
-    places = " ".join(f"{3 + place}<&{given.fileno()}" for place, given in enumerate(listening))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("C8Y_")}
-    process = await asyncio.create_subprocess_exec(
-        *("bash", "-c", f'LISTEN_PID=$$ exec "$@" {places}', "bash", sys.executable, "-m", "proxy", "run"),
-        env=inherited | environment | {"LISTEN_FDS": str(len(listening)), "LISTEN_FDNAMES": names},
-        pass_fds=[given.fileno() for given in listening],
-        stderr=PIPE,
-    )
+    with handing_over(*listening, names=names) as (command, descriptors):
+        process = await asyncio.create_subprocess_exec(
+            *(*command, sys.executable, "-m", "proxy", "run"),
+            env=inherited | environment,
+            pass_fds=descriptors,
+            stderr=PIPE,
+        )
     try:
         yield process
     finally:
