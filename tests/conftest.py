@@ -4,9 +4,8 @@ import asyncio
 import gc
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +22,7 @@ from proxy.app import Proxy
 from proxy.config import PREFIX, Config, load
 from proxy.demo.simulator import Simulator
 from proxy.relay.pages import Page, Routes, Visit
+from tests.ports import unused_ports
 
 
 settings.register_profile("house", derandomize=True, deadline=None)
@@ -41,8 +41,6 @@ ENDING_SECONDS = 5
 
 LONGEST_EXIT_SECONDS = 20 + ENDING_SECONDS
 """The same with the longest drain.timeout_seconds that there can be, beyond drain.accept_seconds."""
-
-_ATTEMPTS = 100  # at ports in a row, of which others may have one
 
 Message = dict[str, Any]
 
@@ -191,31 +189,6 @@ async def until(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.001)
-
-
-@contextmanager
-def unused_ports(count: int = 1) -> Iterator[int]:
-    """The first of so many TCP ports in a row, which are this test's alone, though others run beside it.
-
-    They are bound, so that the kernel gives them to nobody else; nobody listens there until the test does. Raises what
-    the kernel says, where it gives none however often it is asked.
-    """
-    for left in reversed(range(_ATTEMPTS)):
-        with ExitStack() as held:
-            first = 0
-            try:
-                for number in range(count):
-                    one = held.enter_context(socket.socket(socket.AF_INET6))
-                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # who else sets it may listen
-                    one.bind(("::", first + number if number else 0))
-                    first = first or one.getsockname()[1]
-            except (OSError, OverflowError):  # one of them is somebody's, or there can be none here
-                if not left:
-                    raise
-                continue
-            yield first
-            return
 
 
 @pytest.fixture

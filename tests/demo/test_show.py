@@ -14,7 +14,8 @@ from proxy.app import CannotListen
 from proxy.demo.people import Person
 from proxy.demo.show import running_upstream, show
 from proxy.operations.redaction import Redaction
-from tests.conftest import exchange, handshake, receive, unused_ports
+from tests.conftest import exchange, handshake, receive
+from tests.ports import unused_ports
 
 
 @asynccontextmanager

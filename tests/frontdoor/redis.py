@@ -6,17 +6,15 @@ with running_redis(tmp_path, password="...") as server:
 
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import redis
 
-
-_ATTEMPTS: Final = 10
+from tests.ports import unused_ports
 
 
 class RedisServer:
@@ -29,14 +27,15 @@ class RedisServer:
     def __init__(
         self,
         folder: Path,
+        port: int,
         *,
         password: str | None = None,
         tls: tuple[Path, Path] | None = None,
         keeps: bool = False,
     ) -> None:
+        self.port = port
         self.password = password
         self._keeps = keeps
-        self.port = 0
         self._folder = folder
         self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
@@ -47,10 +46,19 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        for _ in range(_ATTEMPTS):
-            if self._begin(self.port or free_port()):
-                return
-        raise AssertionError("redis-server does not start")
+        program = shutil.which("redis-server")
+        assert program, "no redis-server: run tests/e2e/setup"
+        self._process = process = subprocess.Popen(  # noqa: S603 - as it is installed
+            [program, "-"], cwd=self._folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdin
+        assert process.stdout
+        with process.stdin:
+            process.stdin.write("".join(f"{line}\n" for line in self._configuration()).encode())
+        process.stdin = None  # nobody needs to close it any more
+        if not any(b"Ready to accept connections" in line for line in process.stdout):
+            self.kill()
+            raise AssertionError("redis-server does not start")
 
     def kill(self) -> None:
         """To its clients this is a crash."""
@@ -71,25 +79,7 @@ class RedisServer:
         with redis.Redis(port=self.port, password=self.password) as client:
             return client.execute_command(*command)
 
-    def _begin(self, port: int) -> bool:
-        program = shutil.which("redis-server")
-        assert program, "no redis-server: run tests/e2e/setup"
-        self._process = process = subprocess.Popen(  # noqa: S603 - as it is installed
-            [program, "-"], cwd=self._folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert process.stdin
-        assert process.stdout
-        with process.stdin:
-            process.stdin.write("".join(f"{line}\n" for line in self._configuration(port)).encode())
-        process.stdin = None  # nobody needs to close it any more
-        for line in process.stdout:
-            if b"Ready to accept connections" in line:
-                self.port = port
-                return True
-        self.kill()
-        return False  # somebody else took the port meanwhile
-
-    def _configuration(self, port: int) -> Iterator[str]:
+    def _configuration(self) -> Iterator[str]:
         yield "bind 127.0.0.1"
         yield 'save ""'
         yield f"appendonly {'yes' if self._keeps else 'no'}"
@@ -97,10 +87,10 @@ class RedisServer:
         if self.password is not None:
             yield f"requirepass {self.password}"
         if self._tls is None:
-            yield f"port {port}"
+            yield f"port {self.port}"
         else:
             certificate, key = self._tls
-            yield from ("port 0", f"tls-port {port}", "tls-auth-clients no")
+            yield from ("port 0", f"tls-port {self.port}", "tls-auth-clients no")
             yield from (f"tls-cert-file {certificate}", f"tls-key-file {key}", f"tls-ca-cert-file {certificate}")
 
     def _signal(self, number: signal.Signals) -> None:
@@ -113,17 +103,10 @@ def running_redis(
     folder: Path, *, password: str | None = None, tls: tuple[Path, Path] | None = None, keeps: bool = False
 ) -> Iterator[RedisServer]:
     """One that runs, and is gone afterwards."""
-    server = RedisServer(folder, password=password, tls=tls, keeps=keeps)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
+    with unused_ports() as port:
+        server = RedisServer(folder, port, password=password, tls=tls, keeps=keeps)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()

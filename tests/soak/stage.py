@@ -22,7 +22,8 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from tests.frontdoor.redis import RedisServer, free_port, running_redis
+from tests.frontdoor.redis import RedisServer, running_redis
+from tests.ports import unused_ports
 from tests.soak.children import Child, child
 from tests.soak.upstream import MACHINE, PASSWORD, TENANT
 from tests.soak.watching import Watched, watching
@@ -222,14 +223,14 @@ async def staged(folder: Path, seed: int, size: float) -> AsyncIterator[Stage]:
         await until(lambda: "port" in way.told, "the way opens", seconds=STARTS_WITHIN_SECONDS)
         names = Names(folder, way_host) if is_root else None
         url = f"http://{NAME if names else way_host}:{way.told['port']}"
-        ports = {name: free_port() for name in ("sidecar", "door", "replica")}
+        ports = {name: stack.enter_context(unused_ports()) for name in ("sidecar", "door", "replica")}
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)))
         configurations = _configurations(folder, url, ports, redis)
         vault = _environment(configurations["sidecar"])
         assert add_to_vault(vault, "machine").returncode == 0
         proxies, children = {}, {}
         for name, settings in configurations.items():
-            window, admin = folder / f"{name}.window", free_port()
+            window, admin = folder / f"{name}.window", stack.enter_context(unused_ports())
             environment = _environment(settings | {"listen.port": ports[name], "admin.port": admin})
             launcher = [sys.executable, "-P", str(HERE / "launcher.py"), str(window), "run"]
             launched = [*(names.command if names else ()), *launcher]

@@ -29,7 +29,8 @@ from tests.e2e.people import Tab, gathered
 from tests.e2e.programs import EndedEarly, Program
 from tests.e2e.sidecar.containers import Mount, User, contained
 from tests.e2e.stage import COMMAND, Browser, Evidence
-from tests.frontdoor.redis import free_port, running_redis
+from tests.frontdoor.redis import running_redis
+from tests.ports import unused_ports
 
 from .chart import COOKIE, REPLICAS, Rendered, merged, rendered, selected_by
 
@@ -217,37 +218,37 @@ async def opened(
     evidence: Evidence,
 ) -> AsyncIterator[tuple[Rendered, list[Pod], int]]:
     """The front door of a platform, with as many pods as there are to be: those, and the port of the ingress."""
-    values = merged(
-        values,
-        {
-            "config": {
-                "upstream": {"url": origin.url, "ca_file": "/run/authorities/ca.crt"},
-                "listen": {"port": free_port()},
-                "admin": {"port": free_port()},
-                "gate": {"trusted_proxies": ["127.0.0.1"]},
-                "drain": {"spread_seconds": 0.1, "accept_seconds": 0.5},
+    async with AsyncExitStack() as stack:
+        values = merged(
+            values,
+            {
+                "config": {
+                    "upstream": {"url": origin.url, "ca_file": "/run/authorities/ca.crt"},
+                    "listen": {"port": stack.enter_context(unused_ports())},
+                    "admin": {"port": stack.enter_context(unused_ports())},
+                    "gate": {"trusted_proxies": ["127.0.0.1"]},
+                    "drain": {"spread_seconds": 0.1, "accept_seconds": 0.5},
+                },
+                "ingress": {"host": HOST},
+                "extraVolumes": [{"name": "authorities", "secret": {"secretName": "authorities"}}],
+                "extraVolumeMounts": [{"name": "authorities", "mountPath": "/run/authorities", "readOnly": True}],
             },
-            "ingress": {"host": HOST},
-            "extraVolumes": [{"name": "authorities", "secret": {"secretName": "authorities"}}],
-            "extraVolumeMounts": [{"name": "authorities", "mountPath": "/run/authorities", "readOnly": True}],
-        },
-        {"config": {"drain": values["config"].get("drain", {})}},
-    )
-    with ingress_of(rendered(values), authority, folder) as port:
+            {"config": {"drain": values["config"].get("drain", {})}},
+        )
+        port = stack.enter_context(ingress_of(rendered(values), authority, folder))
         # On port 443 nobody would have to say it.
         origins = {"config": {"frontdoor": {"public_origin": f"https://{HOST}:{port}"}}}
         door = rendered(merged(values, origins))
         evidence.given.append(("rendered", yaml.safe_dump_all(door.documents).encode()))
-        async with AsyncExitStack() as stack:
-            pods = [
-                await stack.enter_async_context(started(door, address, contents, folder / address, evidence))
-                for address in ADDRESSES
-            ]
-            for pod in pods:
-                await pod.starts()
-                assert await pod.probed("liveness")
-                assert await pod.probed("readiness")
-            yield door, pods, port
+        pods = [
+            await stack.enter_async_context(started(door, address, contents, folder / address, evidence))
+            for address in ADDRESSES
+        ]
+        for pod in pods:
+            await pod.starts()
+            assert await pod.probed("liveness")
+            assert await pod.probed("readiness")
+        yield door, pods, port
     evidence.secrets += origin.secrets()
 
 
