@@ -14,6 +14,7 @@ import secrets
 import shutil
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -152,9 +153,14 @@ async def test_clients_are_served_over_tls_and_by_their_keys_alone(installed: In
         await Visitor(ENDPOINT, "hall-2.wrong", installed.visitor.trusting).shake()
 
 
-async def test_it_comes_up_with_the_gateway(installed: Installed) -> None:
-    for unit in (SERVICE, "c8y-realtime-proxy.socket"):
-        assert (await installed.gateway.sh(f"systemctl is-enabled {unit}")).strip() == "enabled"
+async def test_it_is_among_what_a_gateway_starts_when_it_boots(installed: Installed) -> None:
+    await installed.gateway.sh(f"systemctl stop {SERVICE} c8y-realtime-proxy.socket")
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await installed.visitor.shake()
+    await installed.gateway.sh("systemctl isolate default.target")  # as booting does
+    for unit in ("c8y-realtime-proxy.socket", SERVICE):
+        await installed.gateway.until(unit, ActiveState="active")
+    await installed.visitor.shake()
 
 
 async def test_what_the_page_looks_at_is_well(installed: Installed) -> None:
@@ -193,19 +199,30 @@ async def test_reload_lets_a_new_client_in_and_has_nobody_leave(installed: Insta
 
 
 async def test_a_process_that_stands_still_is_replaced_and_nobody_refused_meanwhile(installed: Installed) -> None:
-    await installed.gateway.sh(
-        f"mkdir /run/systemd/system/{SERVICE}.d\n"
-        f"printf '[Service]\\nWatchdogSec=2\\nRestartSec=1\\n' > /run/systemd/system/{SERVICE}.d/quick.conf\n"
+    async with watched_closely(installed.gateway):
+        before = await installed.main_pid()
+        async with Crowd(installed.visitor) as crowd:
+            await installed.gateway.sh(f"kill -STOP {before}")
+            await installed.gateway.until(SERVICE, ActiveState="active", NRestarts="1")
+            await crowd.all_here(after=1)
+        assert await installed.main_pid() != before
+    assert crowd.refused == []
+    assert "Failed with result 'watchdog'" in await installed.journal()
+
+
+@asynccontextmanager
+async def watched_closely(gateway: Gateway) -> AsyncIterator[None]:
+    """Have the service be missed after two seconds without a sign of life; at the end it is as the page has it."""
+    folder = f"/run/systemd/system/{SERVICE}.d"
+    await gateway.sh(
+        f"mkdir {folder}\n"
+        f"printf '[Service]\\nWatchdogSec=2\\n' > {folder}/quick.conf\n"
         f"systemctl daemon-reload\nsystemctl restart {SERVICE}"
     )
-    before = await installed.main_pid()
-    async with Crowd(installed.visitor) as crowd:
-        await installed.gateway.sh(f"kill -STOP {before}")
-        await installed.gateway.until(SERVICE, ActiveState="active", NRestarts="1")
-        await crowd.all_here(after=1)
-    assert crowd.refused == []
-    assert await installed.main_pid() != before
-    assert "Failed with result 'watchdog'" in await installed.journal()
+    try:
+        yield
+    finally:
+        await gateway.sh(f"rm -r {folder}\nsystemctl daemon-reload\nsystemctl restart {SERVICE}")
 
 
 async def test_a_broken_configuration_is_told_and_a_mended_one_served_without_help(
@@ -287,7 +304,8 @@ async def test_upgrade_refuses_nobody_and_open_sockets_get_1001_and_return(insta
 async def test_nothing_stays_behind(installed: Installed) -> None:
     await installed.follow("Take it off")
     left = await installed.gateway.sh(
-        "find / -xdev -name '*c8y-realtime-proxy*' -not -path '/release/*' -not -path '/proc/*' -not -path '/sys/*'"
+        "find / /run/systemd -xdev -name '*c8y-realtime-proxy*' "
+        "-not -path '/release/*' -not -path '/proc/*' -not -path '/sys/*'"
     )
     assert left == ""
     assert "c8y-realtime-proxy" not in await installed.gateway.sh("cat /etc/passwd; systemctl list-units --all")
