@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import jsonschema
 import kubernetes_validate
 import yaml
 
@@ -32,6 +33,10 @@ VERSIONS: Final = sorted(
 """The versions of Kubernetes that are supported, as far as there are schemas for them."""
 
 Values = Mapping[str, Any]
+
+_SERVICE_MONITOR: Final = jsonschema.Draft202012Validator(
+    json.loads(Path(__file__).with_name("servicemonitor.schema.json").read_text(encoding="utf-8"))  # noqa: TID251 - ours
+)
 
 
 class Refused(Exception):
@@ -102,6 +107,14 @@ def _rendered(values: str, version: str, release: str) -> Rendered:
     return Rendered([document for document in yaml.safe_load_all(told.stdout) if document])
 
 
+def validate(document: dict[str, Any], version: str = VERSIONS[-1]) -> None:
+    """Raises a ValidationError where Kubernetes would not take it."""
+    if document["kind"] == "ServiceMonitor":
+        _SERVICE_MONITOR.validate(document)
+    else:
+        kubernetes_validate.validate(document, version, strict=True)
+
+
 def linted(values: Values) -> str:
     """What `helm lint --strict` says of values. Raises Refused where it finds fault."""
     told = _helm("lint", "--strict", str(CHART), "--values", "-", values=json.dumps(values))
@@ -111,7 +124,7 @@ def linted(values: Values) -> str:
 
 
 def _helm(*arguments: str, values: str) -> subprocess.CompletedProcess[str]:
-    assert HELM.exists(), "no build/tools/helm: run tests/e2e/setup"
+    assert HELM.exists(), "no build/tools/helm: run tests/e2e/helm/setup"
     return subprocess.run(  # noqa: S603 - as it was built
         [HELM, *arguments], input=values, capture_output=True, text=True, check=False
     )

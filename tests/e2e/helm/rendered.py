@@ -1,7 +1,6 @@
 """What the chart renders is what Kubernetes takes, fits together, and says what the proxy does."""
 
 import copy
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -10,13 +9,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 
 from proxy import __version__
 from proxy.config import Config, load
 from tests.conftest import ENDING_SECONDS
+from proxy.gate.crossing import COOKIE_BYTES
 from tests.demo.authority import Authority
 
 from .chart import (
@@ -40,12 +39,10 @@ from .chart import (
     rendered,
     selected_by,
     set_at,
+    validate,
 )
 
 
-SERVICE_MONITOR: Final = jsonschema.Draft202012Validator(
-    json.loads(Path(__file__).with_name("servicemonitor.schema.json").read_text(encoding="utf-8"))  # noqa: TID251 - ours
-)
 KINDS: Final = (
     "ConfigMap",
     "Deployment",
@@ -63,14 +60,6 @@ every_set = pytest.mark.parametrize("name", SETS)
 @pytest.fixture(autouse=True)
 def evidence() -> None:
     """Nothing is started here that could leave any."""
-
-
-def validate(document: dict[str, Any], version: str) -> None:
-    """Raises a ValidationError."""
-    if document["kind"] == "ServiceMonitor":
-        SERVICE_MONITOR.validate(document)
-    else:
-        kubernetes_validate.validate(document, version, strict=True)
 
 
 class TestValidity:
@@ -323,6 +312,17 @@ class TestReferences:
             }
         assert ("replicas" in deployment["spec"]) is not bool(targets)
 
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_the_autoscaler_goes_by_further_metrics_as_well_such_as_that_of_the_docs(self, version: str) -> None:
+        [example] = re.findall(r"```yaml\n(metrics:.*?)```", (ROOT / "docs/scaling.md").read_text(), flags=re.DOTALL)
+        pods = [metric for metric in yaml.safe_load(example)["metrics"] if metric["type"] == "Pods"]
+        assert pods
+        values = merged(EVERYTHING, set_at("autoscaling.metrics", pods))
+        scaler = rendered(values, version=version).the("HorizontalPodAutoscaler")
+        validate(scaler, version)
+        [cpu] = rendered(EVERYTHING, version=version).the("HorizontalPodAutoscaler")["spec"]["metrics"]
+        assert scaler["spec"]["metrics"] == [cpu, *pods]
+
     def test_pods_leave_slowly_and_come_one_by_one(self) -> None:
         behavior = rendered(EVERYTHING).the("HorizontalPodAutoscaler")["spec"]["behavior"]
         for way in ("scaleUp", "scaleDown"):
@@ -376,6 +376,11 @@ class TestWaysIn:
         for name in ("proxy-read-timeout", "proxy-send-timeout"):
             assert int(annotations[f"nginx.ingress.kubernetes.io/{name}"]) == 2 * 3600
         assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
+
+    def test_the_ingress_takes_an_answer_with_three_cookies_as_long_as_browsers_keep_them(self) -> None:
+        annotations = rendered(COOKIE).the("Ingress")["metadata"]["annotations"]
+        size = annotations["nginx.ingress.kubernetes.io/proxy-buffer-size"]
+        assert int(size.removesuffix("k")) * 1024 > 3 * COOKIE_BYTES
 
     def test_nobody_has_to_remember_where_a_client_went(self) -> None:
         for values in (REPLICAS, EVERYTHING, COOKIE):

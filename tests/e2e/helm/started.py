@@ -21,10 +21,11 @@ import pytest
 import yaml
 
 from proxy.config import PREFIX
+from proxy.gate.crossing import COOKIE_BYTES
 from tests.demo.authority import Authority
 from tests.e2e.conformance.ways import nginx
 from tests.e2e.frontdoor import APPLICATION, FrontDoor
-from tests.e2e.origin import TENANT, Origin
+from tests.e2e.origin import TENANT, Origin, secrets_of
 from tests.e2e.people import Tab, gathered
 from tests.e2e.programs import EndedEarly, Program
 from tests.e2e.sidecar.containers import Mount, User, contained
@@ -69,6 +70,7 @@ _INGRESS = """
 
 _ANNOTATED: Final = {
     "nginx.ingress.kubernetes.io/proxy-buffering": "proxy_buffering {};",
+    "nginx.ingress.kubernetes.io/proxy-buffer-size": "proxy_buffer_size {0}; proxy_buffers 4 {0};",
     "nginx.ingress.kubernetes.io/proxy-read-timeout": "proxy_read_timeout {}s;",
     "nginx.ingress.kubernetes.io/proxy-send-timeout": "proxy_send_timeout {}s;",
 }
@@ -194,6 +196,29 @@ async def test_with_cookie_the_ingress_leads_to_the_platforms_login_and_to_no_pa
         assert await asked(port, "/user/currentUser") == 401
         assert await asked(port, "/notification/realtime") == 405
         assert await asked(port, "/sign-in") == 404
+
+
+async def test_a_login_whose_token_is_as_long_as_a_cookie_may_be_gets_through_the_ingress(
+    origin: Origin, authority: Authority, evidence: Evidence, tmp_path: Path
+) -> None:
+    contents = new_contents(authority, tmp_path, evidence)
+    account = origin.new_account("ada" * 810)  # a token tells whose it is
+    evidence.secrets += secrets_of(account)
+    fields = {"grant_type": "PASSWORD", "username": account.user, "password": account.password}
+    async with opened(COOKIE, contents, origin, authority, tmp_path, evidence) as (_, _, port):
+        headers = {"Host": f"{HOST}:{port}"}
+        async with aiohttp.ClientSession(f"https://127.0.0.1:{port}", headers=headers) as session:
+            answer = await session.post("/tenant/oauth", data=fields, ssl=False)
+            assert answer.status == 200
+            [line] = [line for line in answer.headers.getall("Set-Cookie") if line.startswith("__Host-authorization=")]
+            assert 4000 < len(line) <= COOKIE_BYTES
+            browser = {name: morsel.value for name, morsel in answer.cookies.items()}
+            shown = {
+                "Cookie": "; ".join(f"{name}={value}" for name, value in browser.items()),
+                "X-XSRF-TOKEN": browser["XSRF-TOKEN"],
+            }
+            told = await session.get("/user/currentUser", headers=shown, ssl=False)
+            assert (told.status, (await told.json())["userName"]) == (200, account.user)
 
 
 def new_contents(authority: Authority, folder: Path, evidence: Evidence) -> Contents:
