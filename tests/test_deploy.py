@@ -1,6 +1,7 @@
-"""The image says what the proxy does: names, ports, paths and users do not drift apart.
+"""The image says what the proxy does, and the examples in config/ what the manifests in deploy/ say: names, ports,
+paths and users do not drift apart.
 
-The same is asked of the manifests in tests/e2e/sidecar/.
+More is asked of the manifests where they are rendered, in tests/e2e/sidecar/ and tests/e2e/helm/.
 """
 
 import asyncio
@@ -11,10 +12,12 @@ import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Final
+from textwrap import dedent
+from typing import Any, Final
 
 import msgspec
 import pytest
+import yaml
 
 from proxy import __version__
 from proxy.config import PREFIX, Config, load
@@ -29,6 +32,14 @@ INSTRUCTIONS: Final = [
     .splitlines()
     if len(words := line.split(maxsplit=1)) > 1
 ]
+CHART: Final = ROOT / "deploy/helm/c8y-realtime-proxy"
+COMPONENT: Final = ROOT / "deploy/kubernetes/component"
+LONGEST_EXIT_SECONDS: Final = 5
+"""What the proxy needs at most beyond both of its drain settings."""
+
+KUBERNETES_GRACE_SECONDS: Final = 30
+"""What a pod has that says nothing."""
+
 FINAL_STAGE: Final = INSTRUCTIONS[max(n for n, (name, _) in enumerate(INSTRUCTIONS) if name == "FROM") :]
 
 
@@ -158,3 +169,68 @@ class TestImage:
     def test_what_the_page_says_of_its_base_is_so(self) -> None:
         base = next(value for name, value in INSTRUCTIONS if name == "ARG").removeprefix("BASE=")
         assert f"`{base}`" in (ROOT / "docs/howto-image.md").read_text()
+
+
+def kept(home: str) -> dict[str, Any]:
+    """What an example configuration says."""
+    return tomllib.loads((ROOT / f"config/{home}.toml").read_text(encoding="utf-8"))
+
+
+def sidecars() -> dict[str, Any]:
+    """Both sidecars of the component, each before it is put into a pod."""
+    pod = yaml.safe_load((COMPONENT / "sidecar.yaml").read_text(encoding="utf-8"))["template"]["spec"]
+    named = {"native": pod["initContainers"], "classic": pod["containers"]}
+    return {kind: next(it for it in its if it["name"] == "c8y-realtime-proxy") for kind, its in named.items()}
+
+
+def probes() -> dict[str, Any]:
+    """What says probes, by its name. Those of the chart are the same whatever the values are."""
+    template = (CHART / "templates/deployment.yaml").read_text(encoding="utf-8")
+    [probes] = re.findall(r"^( +startupProbe:.*?)^ +securityContext:", template, re.MULTILINE | re.DOTALL)
+    return {**sidecars(), "chart": yaml.safe_load(dedent(probes))}
+
+
+class TestExamples:
+    @pytest.mark.parametrize("home", ["frontdoor", "frontdoor-cookie"])
+    def test_a_front_door_waits_for_the_ingress_as_the_chart_and_the_page_on_drain_have_it(self, home: str) -> None:
+        chart = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["config"]
+        seconds = kept(home)["drain"]["accept_seconds"]
+        assert seconds == chart["drain"]["accept_seconds"]
+        page = (ROOT / "docs/drain.md").read_text(encoding="utf-8")
+        [(least, most)] = re.findall(r"^\| behind a Service or an ingress \| (\d+) to (\d+) \|", page, re.MULTILINE)
+        assert int(least) <= seconds <= int(most)
+
+    def test_a_sidecar_ends_well_inside_what_kubernetes_grants_by_default(self) -> None:
+        drain = load(ROOT / "config/sidecar.toml", {}).drain
+        longest = drain.accept_seconds + drain.timeout_seconds + LONGEST_EXIT_SECONDS
+        assert longest <= KUBERNETES_GRACE_SECONDS - 5
+
+    @pytest.mark.parametrize("kind", ["native", "classic"])
+    def test_a_sidecar_finds_its_credential_where_the_component_puts_it(self, kind: str) -> None:
+        [mount] = [it for it in sidecars()[kind]["volumeMounts"] if it["name"] == "c8y-credential"]
+        assert kept("sidecar")["credentials"]["default"]["directory"] == mount["mountPath"]
+
+
+@pytest.mark.parametrize("of", probes())
+class TestProbes:
+    def test_a_start_may_take_a_minute(self, of: str) -> None:
+        assert bears_seconds(probes()[of]["startupProbe"]) >= 60
+
+    def test_a_process_may_stand_still_for_twenty_seconds_before_it_is_started_again(self, of: str) -> None:
+        assert bears_seconds(probes()[of]["livenessProbe"]) >= 20
+
+    def test_one_that_is_not_ready_is_known_to_be_so_within_ten_seconds(self, of: str) -> None:
+        probe = probes()[of]["readinessProbe"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] <= 10
+
+    def test_none_is_lost_for_a_hiccup(self, of: str) -> None:
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            probe = probes()[of][name]
+            assert probe["timeoutSeconds"] >= 2, name
+            assert probe["failureThreshold"] >= 2, name
+
+
+def bears_seconds(probe: dict[str, Any]) -> int:
+    """For how long the kubelet may get no answer, and not give up: the first probe that is missed may come at once."""
+    seconds: int = (probe["failureThreshold"] - 1) * probe["periodSeconds"] + probe["timeoutSeconds"]
+    return seconds

@@ -40,8 +40,6 @@ from .rendering import (
 )
 
 
-KUBERNETES_GRACE_SECONDS: Final = 30
-"""What a pod has that says nothing."""
 
 MINORS: Final = sorted({int(version.split(".")[1]) for version in all_versions()})
 NATIVE_SINCE: Final = 29
@@ -210,6 +208,10 @@ class TestEveryExample:
 
     def test_only_a_classic_sidecar_goes_on_to_accept_while_the_application_ends(self, workload: Workload) -> None:
         assert (workload.configuration().drain.accept_seconds == 0) is workload.is_native
+
+    def test_a_job_ends_one_day_though_nobody_told_its_classic_sidecar(self, workload: Workload) -> None:
+        if workload.manifest["kind"] == "Job":
+            assert ("activeDeadlineSeconds" in workload.manifest["spec"]) is not workload.is_native
 
     def test_only_a_classic_sidecar_can_be_told_to_quit_and_by_those_who_mount_its_volume(
         self, workload: Workload
