@@ -1,5 +1,5 @@
 # Everything a person does with this project, one line each. A fresh machine needs Python 3.11+ and make;
-# `make e2e` installs what else it needs.
+# `make e2e` installs what else it needs, and is for root.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ ON_ALL_CORES := -n auto --dist worksteal
 FUZZ_SECONDS ?= 60
 SOAK ?= --report
 
-.PHONY: help install run test check lint types imports coverage guards e2e e2e-full e2e-image fuzz bench bench-scale soak lock reference docs docs-serve image clean
+.PHONY: help install run test check lint types imports coverage guards as-root e2e e2e-full e2e-image wheel test-wheel fuzz bench bench-scale soak lock reference docs docs-serve image clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,11 +61,14 @@ $(VENV)/.e2e: $(VENV)/.tools requirements/e2e.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/e2e.txt
 	@touch $@
 
-e2e: $(VENV)/.e2e ## real CometD and Faye servers, official clients, Chromium; manifests; a table of WebSocket conformance
+as-root:
+	@[ "$$(id -u)" = 0 ] || { echo "make e2e runs pods as a kubelet does, each in a network and a root of its own: run it as root"; exit 1; }
+
+e2e: as-root $(VENV)/.e2e ## real CometD and Faye servers, official clients, Chromium; manifests; a table of WebSocket conformance; as root
 	tests/e2e/setup
 	$(BIN)/python -m pytest tests/e2e -p no:randomly
 
-e2e-full: e2e e2e-image $(SHIPPED)/.installed ## e2e and the heavier suites: the image; the chart, by Helm; a gateway, booted; Autobahn's, where there is a Python 2.7
+e2e-full: e2e e2e-image $(SHIPPED)/.installed ## e2e and the heavier suites: the image; the chart, by Helm; a gateway, booted; Autobahn's, where there is a Python 2.7; as root
 	tests/e2e/helm/setup
 	$(BIN)/python -m pytest tests/e2e/helm/rendered.py tests/e2e/helm/refused.py tests/e2e/helm/started.py
 	tests/e2e/edge/setup
@@ -93,7 +96,7 @@ wheel: $(VENV)/.compiler ## dist/: the wheel as it ships, with the hot rooms com
 	cd build/wheel && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 ../../$(BIN)/pip wheel --quiet --disable-pip-version-check \
 		--no-build-isolation --no-deps --wheel-dir ../../dist .
 
-$(SHIPPED)/.installed: $(VENV)/.compiler $(shell find proxy -name '*.py') requirements/run.txt requirements/dev.txt
+$(SHIPPED)/.installed: $(VENV)/.compiler pyproject.toml $(shell find proxy -type f -not -path '*/__pycache__/*') requirements/run.txt requirements/dev.txt
 	$(MAKE) wheel
 	$(PYTHON) -m venv --clear $(SHIPPED)
 	$(SHIPPED)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt -r requirements/dev.txt
@@ -160,4 +163,5 @@ image: ## container image, with buildah; BASE=debian where no image registry is 
 	deploy/image/build
 
 clean: ## remove what was built and installed
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	find tests '(' -name target -o -name node_modules -o -name .venv ')' -prune -exec rm -rf {} +

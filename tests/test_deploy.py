@@ -234,3 +234,18 @@ def bears_seconds(probe: dict[str, Any]) -> int:
     """For how long the kubelet may get no answer, and not give up: the first probe that is missed may come at once."""
     seconds: int = (probe["failureThreshold"] - 1) * probe["periodSeconds"] + probe["timeoutSeconds"]
     return seconds
+
+
+def test_the_wheel_is_made_anew_when_anything_in_it_changes() -> None:
+    told = subprocess.run(
+        ["make", "--print-data-base", "--question"],  # noqa: S607 - whichever runs these tests
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    [prerequisites] = re.findall(r"^build/shipped/\.installed: (.*)$", told.stdout, re.MULTILINE)
+    packed = {str(it.relative_to(ROOT)) for it in (ROOT / "proxy").rglob("*") if it.is_file()}
+    packed = {name for name in packed if "__pycache__" not in name} | {"pyproject.toml"}
+    assert {Path(name).suffix for name in packed} > {".py", ".html", ".css"}
+    assert packed <= set(prerequisites.split())

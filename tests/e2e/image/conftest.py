@@ -33,7 +33,7 @@ def _buildah(*words: str) -> str:
 @pytest.fixture(scope="session")
 def image() -> Iterator[Image]:
     """The image as it was built."""
-    assert shutil.which("buildah"), "no buildah: run tests/e2e/setup"
+    assert shutil.which("buildah"), "no buildah: run tests/e2e/image/setup"
     container = _buildah("from", "--pull-never", NAME)
     try:
         inspected = msgspec.json.decode(_buildah("inspect", container))
