@@ -2,8 +2,9 @@
 
 Init containers in their order, each once the one before has ended or, a sidecar, has started by its startup probe; the
 others in their order, each after the `postStart` of the one before. Probes at the pod's address, by their periods and
-thresholds. Sidecars, and what liveness gives up, are started again. At the end SIGTERM: to all at one moment, and to
-sidecars when the others have ended, in the reverse of their order; SIGKILL when the grace period is over.
+thresholds. Sidecars that end are started again. At the end SIGTERM: to all at one moment, and to sidecars when the
+others have ended, in the reverse of their order. A container that liveness gives up, or that has not ended when the
+grace period is over, has failed here: no test wants either.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -257,30 +258,23 @@ class Pod:
         self._tasks.append(asyncio.create_task(work))  # noqa: TID251 - owned by the pod, awaited in close
 
     def _probe(self, container: Container) -> None:
-        for kind, on_result in (("readiness", self._on_readiness), ("liveness", self._on_liveness)):
+        for kind in ("readiness", "liveness"):
             probe = container.specification.get(f"{kind}Probe")
             if probe is not None:
-                self._meanwhile(self._go_on_asking(container, kind, probe, on_result))
+                self._meanwhile(self._go_on_asking(container, kind, probe))
 
-    async def _go_on_asking(
-        self, container: Container, kind: str, probe: Manifest, on_result: Callable[..., Awaitable[None]]
-    ) -> None:
+    async def _go_on_asking(self, container: Container, kind: str, probe: Manifest) -> None:
+        """Raises Failed where liveness would have it started again."""
         failures = 0
         while not self._is_ending:
             if container.is_started:
                 is_good = await self._ask(container, kind, probe)
                 failures = 0 if is_good else failures + 1
-                if is_good or failures >= probe["failureThreshold"]:
-                    await on_result(container, is_good=is_good)
+                if kind == "readiness" and (is_good or failures >= probe["failureThreshold"]):
+                    container.is_ready = is_good
+                if kind == "liveness" and failures >= probe["failureThreshold"]:
+                    raise Failed(f"Unhealthy: {container.name} does not answer any more")
             await asyncio.sleep(probe["periodSeconds"] * PACE)
-
-    async def _on_readiness(self, container: Container, *, is_good: bool) -> None:
-        container.is_ready = is_good
-
-    async def _on_liveness(self, container: Container, *, is_good: bool) -> None:
-        if not is_good:
-            self.told.append(f"{container.name} gave up")
-            _signal(container.program, signal.SIGTERM)
 
     async def _ask(self, container: Container, kind: str, probe: Manifest) -> bool:
         """Ask as kubelet asks; what is neither 2xx nor 3xx is a failure, and so is silence."""

@@ -2,6 +2,7 @@
 container, in a network of its pod's, between an application and a tenant.
 """
 
+import asyncio
 import os
 import secrets
 import shlex
@@ -262,6 +263,16 @@ class TestClassic:
             await pod.delete()
             assert (await client.next("handshake")).successful
         assert pod.told[-3:] == ["SIGTERM", "application ended with 0", f"{NAME} ended with 0"]
+
+    async def test_a_job_that_is_deleted_ends_its_work_and_then_tells_the_sidecar(self, open_pod: PodOpener) -> None:
+        async with open_pod("classic", "Job", "serve") as pod:
+            client = client_of(pod)
+            assert (await client.next("handshake")).successful
+            # It would go on to accept for so long, if nobody told it that it is not needed any more.
+            async with asyncio.timeout(pod.workload.configuration().drain.accept_seconds):
+                await pod.delete()
+            assert (await client.next("handshake")).successful
+        assert (pod.sidecar.codes, pod.containers["application"].codes) == ([0], [0])
 
     async def test_a_stranger_cannot_end_it(self, open_pod: PodOpener) -> None:
         """Neither over the network, nor another user who finds the socket, nor by a mere POST."""
