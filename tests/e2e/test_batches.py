@@ -8,6 +8,8 @@ import aiohttp
 import msgspec
 import pytest
 
+from tests.conftest import handshake
+
 from .conftest import StageOpener
 from .stage import Leg, Stage, Transport, store
 from .upstreams import ACCOUNT, EXACT, Upstream
@@ -15,12 +17,7 @@ from .upstreams import ACCOUNT, EXACT, Upstream
 
 PATH = "/notification/realtime"
 CHANNEL = "/measurements/4711"
-HANDSHAKE = {
-    "id": "h",
-    "channel": "/meta/handshake",
-    "version": "1.0",
-    "supportedConnectionTypes": ["websocket", "long-polling"],
-}
+HANDSHAKE = handshake()
 SUBSCRIBE = {"id": "s", "channel": "/meta/subscribe", "subscription": CHANNEL, "clientId": "not-known"}
 TRANSPORTS: list[Transport] = ["long-polling", "websocket"]
 

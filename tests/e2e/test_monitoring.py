@@ -18,6 +18,7 @@ import pytest
 
 from proxy import __version__
 from proxy.demo.simulator import Simulator
+from tests.conftest import handshake
 from tests.demo.authority import Authority
 
 from .prometheus import DASHBOARD, Labels, Prometheus, scraping
@@ -30,13 +31,6 @@ CHANNEL = "/events/4711"
 SOCKETS, POLLS = 6, 2
 BATCH = 3
 WAITS_SECONDS = 20
-
-HANDSHAKE = {
-    "channel": "/meta/handshake",
-    "version": "1.0",
-    "supportedConnectionTypes": ["websocket", "long-polling"],
-}
-
 
 BOARD: dict[str, Any] = msgspec.json.decode(DASHBOARD.read_bytes())
 QUERIES = {
@@ -96,7 +90,7 @@ async def misbehave(stage: Stage) -> None:
         with pytest.raises(aiohttp.WSServerHandshakeError):
             await session.ws_connect(f"{stage.url}/notification/realtime", origin="https://elsewhere.example.com")
     assert await posted(stage, [{"channel": "/service/none", "clientId": "none", "data": {}}]) == 200
-    assert await posted(stage, [HANDSHAKE] * (BATCH + 1)) == 413
+    assert await posted(stage, [handshake()] * (BATCH + 1)) == 413
 
 
 async def sign_in(door: aiohttp.ClientSession, url: str, password: str) -> int:
@@ -165,12 +159,12 @@ async def scene(
         await asyncio.gather(sockets.all("message", successful=None), *(poll.receive(CHANNEL, 0, 3) for poll in polls))
         await misbehave(sidecar)
         for _ in range(2):  # denied, and not offered again
-            assert await posted(stale, [HANDSHAKE]) == 200
+            assert await posted(stale, [handshake()]) == 200
         trusting = aiohttp.TCPConnector(ssl=authority.client())
         person = await stack.enter_async_context(aiohttp.ClientSession(connector=trusting))
         assert [await sign_in(person, url, password) for password in (WRONG.password, ACCOUNT.password)] == [401, 204]
         opened = await stack.enter_async_context(person.ws_connect(f"{url}/notification/realtime", origin=url))
-        await opened.send_json([HANDSHAKE])
+        await opened.send_json([handshake()])
         assert (await opened.receive_json())[0]["successful"] is True
 
         async def all_is_known() -> bool:

@@ -137,7 +137,7 @@ async def test_the_first_connection_starts_it_and_systemd_hears_how_it_goes(
         )
         given = {
             "NOTIFY_SOCKET": str(manager.getsockname()),
-            "WATCHDOG_USEC": "100000",
+            "WATCHDOG_USEC": "1000000",
             "C8Y_TENANT": "t0815",
             "C8Y_USER": "service",
             "C8Y_PASSWORD": password,
