@@ -21,7 +21,7 @@ import yaml
 
 from proxy import __version__
 from proxy.config import PREFIX, Config, load
-from tests.conftest import VALUES, Running
+from tests.conftest import ENDING_SECONDS, VALUES, Running
 
 
 ROOT: Final = Path(__file__).parents[1]
@@ -34,9 +34,6 @@ INSTRUCTIONS: Final = [
 ]
 CHART: Final = ROOT / "deploy/helm/c8y-realtime-proxy"
 COMPONENT: Final = ROOT / "deploy/kubernetes/component"
-LONGEST_EXIT_SECONDS: Final = 5
-"""What the proxy needs at most beyond both of its drain settings."""
-
 KUBERNETES_GRACE_SECONDS: Final = 30
 """What a pod has that says nothing."""
 
@@ -202,7 +199,7 @@ class TestExamples:
 
     def test_a_sidecar_ends_well_inside_what_kubernetes_grants_by_default(self) -> None:
         drain = load(ROOT / "config/sidecar.toml", {}).drain
-        longest = drain.accept_seconds + drain.timeout_seconds + LONGEST_EXIT_SECONDS
+        longest = drain.accept_seconds + drain.timeout_seconds + ENDING_SECONDS
         assert longest <= KUBERNETES_GRACE_SECONDS - 5
 
     @pytest.mark.parametrize("kind", ["native", "classic"])

@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ def main() -> int:
     """Run; returns 1 where something was not as it should be."""
     options = _options(sys.argv[1:])
     TARGET.mkdir(exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is mounted is taken away then, too
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory(prefix="c8y-soak-", ignore_cleanup_errors=True) as folder:

@@ -395,9 +395,13 @@ FAULTS: Final = (
         what="Every answer, and every message, stops in the middle",
         inject=way("stall"),
         mend=way("pass"),
-        seconds=7,
+        seconds=12,  # until those who lost patience, or were cut off, have tried again
         within=12,
-        raised=((f'{_HANDSHAKES}{{outcome="unanswered",reason="timeout"}}',),),
+        raised=(
+            (f'{_UPGRADES}{{outcome="refused",reason="unavailable"}}',),
+            (f'{_HANDSHAKES}{{{_LP},outcome="unanswered",reason="timeout"}}',),
+        ),
+        least=(100, 50),
     ),
     Fault(
         name="standing still",

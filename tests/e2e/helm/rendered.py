@@ -14,8 +14,8 @@ import yaml
 
 from proxy import __version__
 from proxy.config import Config, load
-from tests.conftest import ENDING_SECONDS
 from proxy.gate.crossing import COOKIE_BYTES
+from tests.conftest import ENDING_SECONDS
 from tests.demo.authority import Authority
 
 from .chart import (

@@ -40,7 +40,6 @@ from .rendering import (
 )
 
 
-
 MINORS: Final = sorted({int(version.split(".")[1]) for version in all_versions()})
 NATIVE_SINCE: Final = 29
 VERSIONS: Final = [f"1.{minor}" for minor in MINORS if minor >= NATIVE_SINCE]
