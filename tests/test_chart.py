@@ -24,7 +24,8 @@ EXPLAINED_TOGETHER: Final = {
         f"{way}.{name}" for way in ("scaleUp", "scaleDown") for name in ("stabilizationWindowSeconds", "policies")
     ],
     "ingress.annotations": [
-        f"nginx.ingress.kubernetes.io/proxy-{name}" for name in ("read-timeout", "send-timeout", "buffering")
+        f"nginx.ingress.kubernetes.io/proxy-{name}"
+        for name in ("read-timeout", "send-timeout", "buffering", "buffer-size")
     ],
 }
 """Values that are one thing, by the block that says what it is; all others say it themselves."""
