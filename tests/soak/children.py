@@ -28,6 +28,7 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """Its number, as the kernel has it."""
         return self.process.pid
 
     async def listen(self) -> None:
@@ -56,6 +57,7 @@ class Child:
         return self.told
 
     def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
         self.process.send_signal(number)
 
     async def kill(self) -> None:

@@ -174,6 +174,7 @@ class _Carried:
         self._is_upgraded = self._is_half_closed = False
 
     async def up(self, reader: asyncio.StreamReader) -> None:
+        """Carry what the proxy says, until its end."""
         with suppress(*GONE):
             while data := await reader.read(65536):
                 self._up_writer.write(data)
@@ -183,6 +184,7 @@ class _Carried:
         self.cut()
 
     async def down(self, reader: asyncio.StreamReader) -> None:
+        """Carry what upstream says, until its end, as the fault has it."""
         with suppress(*GONE):
             while data := await reader.read(65536):
                 self._is_upgraded = self._is_upgraded or data.startswith(b"HTTP/1.1 101 ")
@@ -229,10 +231,12 @@ class _Carried:
             self._writer.write(garbage)
 
     def cut(self) -> None:
+        """Reset both sides."""
         reset(self._writer)
         reset(self._up_writer)
 
     def end(self) -> None:
+        """Close both sides, once what was written is out."""
         self._writer.close()
         self._up_writer.close()
 
