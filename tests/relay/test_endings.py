@@ -34,7 +34,16 @@ from tests.attacks.ways import (
 from tests.conftest import EVERYTHING, PASSWORD, Running, handshake, logged, running, until
 from tests.relay.raw import SECONDS, Asked, Client, answer_empty, client, hold_on, post, recording, reset
 from tests.relay.test_door import deafen, flood
-from tests.relay.test_limits import BEHIND_A_PROXY, HANDSHAKE, IDENTIFIED, key, opened, pause, sharing
+from tests.relay.test_limits import (
+    BEHIND_A_PROXY,
+    HANDSHAKE,
+    IDENTIFIED,
+    key,
+    opened,
+    pause,
+    sharing,
+    upstream_takes_nothing,
+)
 from tests.relay.test_websocket_bytes import (
     ACCEPTED,
     MASK,
@@ -43,7 +52,6 @@ from tests.relay.test_websocket_bytes import (
     cut_off,
     raw_upstream,
     relayed,
-    shaken,
     until_stalled,
 )
 
@@ -175,16 +183,6 @@ async def client_takes_nothing(proxied: Running, side: Side, upstream: Side) -> 
     await until(lambda: relayed_socket.client.is_lost)
     flooding.cancel()
     upstream.writer.transport.abort()
-
-
-async def upstream_takes_nothing(proxied: Running, side: Side, upstream: Side) -> None:
-    await shaken(side, upstream)
-    upstream.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    text = b'[{"channel":"/meta/connect","clientId":"c","x":"%b"}]' % (b"x" * 100_000)
-    [relayed_socket] = proxied.proxy._websockets.sockets
-    while not relayed_socket.upstream.is_full:
-        side.send(frame(TEXT, text, mask=MASK))
-        await asyncio.sleep(0)
 
 
 DENIED: Final = {"channel": "/meta/handshake", "successful": False}

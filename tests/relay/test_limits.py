@@ -580,16 +580,22 @@ async def test_websocket_client_that_does_not_read_is_cut_off() -> None:
         assert reached(proxied) == {"stalled_seconds": 1}
 
 
+async def upstream_takes_nothing(proxied: Running, side: Side, upstream: Side) -> None:
+    """Shake hands, and send so much that what upstream does not read fills the proxy."""
+    await shaken(side, upstream)
+    upstream.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    text = b'[{"channel":"/meta/connect","clientId":"c","x":"%b"}]' % (b"x" * 100_000)
+    [relayed_socket] = proxied.proxy._websockets.sockets
+    while not relayed_socket.upstream.is_full:
+        side.send(frame(TEXT, text, mask=MASK))
+        await asyncio.sleep(0)
+
+
 async def test_upstream_that_does_not_read_a_websocket_is_cut_off() -> None:
     settings = {"limits.stalled_seconds": 0.3, "gate.grants": [EVERYTHING]}
     async with relayed(settings) as (proxied, side, upstream):
-        await shaken(side, upstream)
-        upstream.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        text = b'[{"channel":"/meta/connect","clientId":"c","x":"%b"}]' % (b"x" * 100_000)
+        await upstream_takes_nothing(proxied, side, upstream)
         [relayed_socket] = proxied.proxy._websockets.sockets
-        while not relayed_socket.upstream.is_full:
-            side.send(frame(TEXT, text, mask=MASK))
-            await asyncio.sleep(0)
         assert relayed_socket.upstream.transport.get_write_buffer_size() < 1024 * 1024
         assert (await closed(side))[0] == 1011
         assert reached(proxied) == {"stalled_seconds": 1}
