@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 
 from tests.soak.children import Child
-from tests.soak.faults import FAULTS, Fault
+from tests.soak.faults import FAULTS, Fault, sign_in_anew
 from tests.soak.lies import POST_LIES, UPGRADE_LIES
 from tests.soak.run import (
     LATE_SECONDS,
@@ -183,8 +183,8 @@ async def _happen(stage: Stage, fault: Fault, cycle: int) -> Happened:
     assert population
     problems: list[str] = []
     with _telling(problems):
-        if fault.prepare is not None:
-            await fault.prepare(stage)
+        if fault.undisturbed:
+            await sign_in_anew(stage)
     before, began = await stage.metrics(), stage.now
     failed = failures((await population.tell_more())["counts"])
     with _telling(problems):

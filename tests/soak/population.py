@@ -237,9 +237,12 @@ class OnWebSocket(Client):
 class Again(OnWebSocket):
     """Comes, hears one notification, and goes; every other time, it polls."""
 
+    polls = False
+
     async def once(self) -> None:
         self.client_id = ""
-        if next(self.all.ids) % 2:
+        self.polls = not self.polls
+        if not self.polls:
             async with self._opened() as socket:
                 await self._shake_hands(socket)
                 await self._send(socket, self.message("/meta/subscribe", subscription=self.channel))

@@ -1,6 +1,4 @@
-"""The platform, as a process that may be killed: the simulator, with notifications that say when they were sent. Twice
-a second it tells how many WebSockets and held connects it has.
-"""
+"""The platform, as a process that may be killed: the simulator, with notifications that say when they were sent."""
 
 import asyncio
 import logging
@@ -17,7 +15,7 @@ TENANT = "t0815"
 PASSWORD = "canary-Zm9vYmFy"
 MACHINE = "machine"
 EVERYBODY, BUSY = "/measurements/everybody", "/measurements/busy"
-_EVERYBODY_SECONDS, _BUSY_SECONDS, _TELL_SECONDS = 1.0, 0.1, 0.5
+_EVERYBODY_SECONDS, _BUSY_SECONDS = 1.0, 0.1
 
 RULES = SessionRules(token_seconds=60, renewal_seconds=5, parallel=10_000)
 """Tokens that are renewed all the time, so that what keeps them is written to all the time."""
@@ -32,16 +30,16 @@ async def main(host: str, port: int) -> None:
     )
     await simulator.start(host, port)
     async with asyncio.TaskGroup() as group:
-        tasks = [
+        feeding = [
             group.create_task(_feed(simulator, EVERYBODY, _EVERYBODY_SECONDS)),
             group.create_task(_feed(simulator, BUSY, _BUSY_SECONDS)),
-            group.create_task(_tell(simulator)),
         ]
+        say(port=simulator.port)
         async for order in orders():
             if order["do"] == "forget":
                 simulator.forget_sessions()
             say(answer={})
-        for task in tasks:
+        for task in feeding:
             task.cancel()
     await simulator.stop()
 
@@ -59,12 +57,6 @@ async def _feed(simulator: Simulator, channel: str, seconds: float) -> None:
         simulator.publish(channel, {"sent": time.time(), "text": "x" * 200})
         due = max(due + seconds, loop.time())
         await asyncio.sleep(due - loop.time())
-
-
-async def _tell(simulator: Simulator) -> None:
-    while True:
-        say(port=simulator.port, sockets=simulator.open_sockets, held=simulator.held_connects)
-        await asyncio.sleep(_TELL_SECONDS)
 
 
 if __name__ == "__main__":
