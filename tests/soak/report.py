@@ -216,10 +216,11 @@ def _forgotten(run: Run) -> str:
     if not run.forgotten:
         return "was not tried."
     return (
-        f"all their connections, on both sides, had ended {statistics.median(run.forgotten):.0f} s after that, "
-        f"{max(run.forgotten):.0f} at most. A WebSocket is asked by a ping once it was silent for "
-        "`limits.heartbeat_seconds`, and given up half of that later (after 6 s here at most, 45 s with the defaults); "
-        "held connects are given up by TCP after twice `limits.stalled_seconds` (12 s; two minutes)."
+        f"all their connections had ended {statistics.median(run.forgotten):.0f} s after that, "
+        f"{max(run.forgotten):.0f} at most, and upstream had no WebSocket of theirs any more. A WebSocket is asked by "
+        "a ping once it was silent for `limits.heartbeat_seconds`, and given up half of that later (after 6 s here at "
+        "most, 45 s with the defaults); held connects are given up by TCP after twice `limits.stalled_seconds` (12 s; "
+        "two minutes)."
     )
 
 

@@ -1,4 +1,7 @@
-"""The platform, as a process that may be killed: the simulator, with notifications that say when they were sent."""
+"""The platform, as a process that may be killed: the simulator, with notifications that say when they were sent.
+
+An answer to an order tells how many WebSockets are open.
+"""
 
 import asyncio
 import logging
@@ -38,7 +41,7 @@ async def main(host: str, port: int) -> None:
         async for order in orders():
             if order["do"] == "forget":
                 simulator.forget_sessions()
-            say(answer={})
+            say(answer={"sockets": simulator.open_sockets})
         for task in feeding:
             task.cancel()
     await simulator.stop()
