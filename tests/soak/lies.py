@@ -1,5 +1,5 @@
-"""What an upstream can say that is not true, or no sense at all. Nothing of it may bring the proxy down, or reach
-anybody but who asked.
+"""What an upstream can say that is not true, or no sense at all. Nothing of it may bring the proxy down, or
+answer anybody but who asked.
 """
 
 import asyncio

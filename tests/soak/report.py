@@ -82,7 +82,7 @@ stalled 6 s, handshake and opening 3 s, cool-down 3 s), so that what takes minut
 A fault is over when it is mended. All is well again once *every* client has received something that was sent after
 that, or, of those that come and go, has come and gone. Faults come in another order in each cycle, by the seed
 ({run.seed}); after each cycle all clients leave. Where it says who did not notice, none of these failed even once
-from the beginning of the fault to its end, and all of them heard something all the time.
+from the beginning of the fault to its end; to hear nothing for six seconds is to fail, too.
 
 ## Faults
 
@@ -108,8 +108,8 @@ at most {MEMORY_SLOPE:g} MiB and {OBJECTS_SLOPE:g} objects.
 
 Of the handshakes that clients sent, some were never read, since the connection broke before. So of both transports what
 was answered is no more than what the metrics count, and what they count is no more than what was sent; and no more were
-welcomed, by a reply of success, than the metrics have as accepted. Nobody was told what was for another. In the end
-`connections` is 0.
+welcomed, by a reply of success, than the metrics have as accepted. Nobody who polls was told what was for another. In
+the end `connections` is 0.
 
 {_accounts(run)}
 ## The last cycle
